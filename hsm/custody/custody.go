@@ -1,0 +1,347 @@
+// Package custody conducts the ceremonies in which people open a machine: it is
+// the hsm.Console of one engine.
+//
+// It reads cards through an hsm.Reader, checks each share against the machine's
+// record before anything is combined, and gives a rebuilt root to an hsm.Engine.
+// The record, machine.json in the data directory, is public and says which cards
+// the machine has; its absence is what makes a machine blank.
+//
+// Shares and PINs that a ceremony needs until its end are in protected memory,
+// and are wiped when it ends, is aborted, or is left alone for too long.
+package custody
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
+)
+
+// Config is what a desk needs.
+type Config struct {
+	Dir    string // the machine's data directory
+	Region string // bound into the root set and every key; "" is a region too
+	Reader hsm.Reader
+	Engine hsm.Engine
+
+	// Opened is called after the machine has opened, before the last card's
+	// Present returns; Sealing before the machine is sealed. Both may be nil.
+	Opened  func(ctx context.Context) error
+	Sealing func()
+
+	// Patience is how long cards or a ceremony may wait for the next step before
+	// they are forgotten; 30 minutes when zero.
+	Patience time.Duration
+	Now      func() time.Time // time.Now when nil
+}
+
+// Desk is the console of one machine. Close wipes what it holds.
+type Desk struct {
+	cfg Config
+
+	mu       sync.Mutex  // held through each step of a ceremony; guards all below
+	record   *hsm.Record // nil: the machine is blank
+	given    []given     // cards of the unsealing under way
+	ceremony *ceremony   // dealing under way
+	patience *time.Timer // forgets both
+
+	published sync.Mutex // guards shown, so that Status never waits for a card
+	shown     shown
+}
+
+// given is a card that was accepted for the unsealing under way.
+type given struct {
+	serial string
+	share  *hsm.Share
+}
+
+// shown is what Status tells besides what the engine does.
+type shown struct {
+	have   int
+	record *hsm.Record
+}
+
+var _ hsm.Console = (*Desk)(nil)
+
+// New returns the console of the machine whose record is in cfg.Dir.
+func New(cfg Config) (*Desk, error) {
+	if cfg.Patience == 0 {
+		cfg.Patience = 30 * time.Minute
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	record, err := readRecord(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if record != nil && record.Region != cfg.Region {
+		return nil, fault.New(fault.BadConfig, "region: the configuration says %q, but the machine was initialised in region %q, "+
+			"which cannot be changed", cfg.Region, record.Region)
+	}
+	d := &Desk{cfg: cfg, record: record}
+	d.show()
+	return d, nil
+}
+
+// show publishes what Status tells. The caller holds mu, or is alone.
+func (d *Desk) show() {
+	d.published.Lock()
+	defer d.published.Unlock()
+	d.shown = shown{have: len(d.given), record: d.record}
+}
+
+// Status tells the machine's state and how many cards it has been given.
+func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
+	s, err := d.cfg.Engine.Status(ctx)
+	if err != nil {
+		return s, err
+	}
+	d.published.Lock()
+	state := d.shown
+	d.published.Unlock()
+	s.Region = d.cfg.Region
+	if state.record == nil {
+		s.State = hsm.Blank
+		return s, nil
+	}
+	m := state.record.Manifest
+	s.Have, s.Need, s.Shares = state.have, int(m.Threshold), int(m.Shares)
+	s.KCV, s.Generation, s.MachineID = m.KCV, m.Generation, m.MachineID
+	switch {
+	case s.State == hsm.Open:
+		s.Have = s.Need
+	case state.have > 0:
+		s.State = hsm.Collecting
+	}
+	return s, nil
+}
+
+// Cards lists the tokens inserted now.
+func (d *Desk) Cards(ctx context.Context) ([]hsm.CardInfo, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg.Reader.Cards(ctx)
+}
+
+// Present gives one card to the unsealing.
+func (d *Desk) Present(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (hsm.Status, error) {
+	if err := d.present(ctx, card, pin); err != nil {
+		return hsm.Status{}, err
+	}
+	return d.Status(ctx)
+}
+
+func (d *Desk) present(ctx context.Context, card hsm.CardID, pin *secret.Bytes) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.mayCollect(ctx); err != nil {
+		return err
+	}
+	for _, g := range d.given {
+		if g.serial == card.Serial {
+			return fault.New(fault.CardRepeated, "card %q (serial %s) was given already; insert another one: %d of %d given",
+				card.Label, card.Serial, len(d.given), d.record.Threshold)
+		}
+	}
+	share, err := d.readShare(ctx, card, pin, &d.record.Manifest)
+	if err != nil {
+		return err
+	}
+	for _, g := range d.given {
+		if g.share.Index == share.Index {
+			share.Value.Wipe()
+			return fault.New(fault.CardRepeated, "card %q holds share %d, which was given already by another card: it is a copy; "+
+				"insert another one", card.Label, share.Index)
+		}
+	}
+	d.given = append(d.given, given{card.Serial, share})
+	d.wait()
+	d.show()
+	if len(d.given) < int(d.record.Threshold) {
+		return nil
+	}
+	return d.open(ctx)
+}
+
+// mayCollect reports why no card can be given now. The caller holds mu.
+func (d *Desk) mayCollect(ctx context.Context) error {
+	switch s, err := d.cfg.Engine.Status(ctx); {
+	case err != nil:
+		return err
+	case d.record == nil:
+		return fault.New(fault.MachineBlank, "the machine is blank: initialise it first (trikey machine init)")
+	case d.ceremony != nil:
+		return fault.New(fault.Conflict, "a ceremony is under way at this machine; finish or abort it first")
+	case s.State == hsm.Open:
+		return fault.New(fault.MachineOpen, "the machine is open already")
+	}
+	return nil
+}
+
+// open rebuilds the root from the cards given and opens the engine. Whatever
+// happens, the shares are forgotten. The caller holds mu.
+func (d *Desk) open(ctx context.Context) error {
+	defer d.forget()
+	shares := make([]*hsm.Share, len(d.given))
+	for i, g := range d.given {
+		shares[i] = g.share
+	}
+	key, err := rebuild(shares)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	if err := d.cfg.Engine.Open(ctx, hsm.Root{Manifest: d.record.Manifest, Key: key}); err != nil {
+		return err
+	}
+	if d.cfg.Opened != nil {
+		return d.cfg.Opened(ctx)
+	}
+	return nil
+}
+
+// rebuild combines checked shares and compares the key check value.
+func rebuild(shares []*hsm.Share) (*secret.Bytes, error) {
+	key, err := hsm.Rebuild(shares)
+	if err != nil {
+		return nil, err
+	}
+	kcv, err := rootKCV(key)
+	if err == nil && subtle.ConstantTimeCompare([]byte(kcv), []byte(shares[0].Manifest.KCV)) != 1 {
+		err = fault.New(fault.RootMismatch, "the cards rebuild a root key with check value %s, not %s; nothing was opened",
+			kcv, shares[0].Manifest.KCV)
+	}
+	if err != nil {
+		key.Wipe()
+		return nil, err
+	}
+	return key, nil
+}
+
+func rootKCV(key *secret.Bytes) (kcv string, err error) {
+	err = key.Use(func(k []byte) error {
+		return secret.Scrub(func() (err error) { kcv, err = alg.KCV(k); return err })
+	})
+	return kcv, err
+}
+
+// readShare logs in to a card and returns the share on it that belongs to the
+// dealing m. Where there is none it returns what is wrong with the likeliest.
+func (d *Desk) readShare(ctx context.Context, id hsm.CardID, pin *secret.Bytes, m *hsm.Manifest) (*hsm.Share, error) {
+	var found *hsm.Share
+	problem := fault.New(fault.CardEmpty, "card %q (serial %s) holds no Trikey share: is it the right card?", id.Label, id.Serial)
+	err := d.withCard(ctx, id, pin, func(card hsm.Card) error {
+		return eachShare(ctx, card, func(s *hsm.Share, err error) (keep bool) {
+			if err == nil {
+				err = s.Check(m)
+			}
+			switch {
+			case err == nil && found == nil:
+				found = s
+				return true
+			case err != nil && errors.Is(problem, fault.CardEmpty) && !errors.Is(err, fault.CardEmpty):
+				problem = err
+			}
+			return false
+		})
+	})
+	if err != nil {
+		if found != nil {
+			found.Value.Wipe()
+		}
+		return nil, err
+	}
+	if found == nil {
+		return nil, problem
+	}
+	return found, nil
+}
+
+// withCard runs f on a card that is logged in to.
+func (d *Desk) withCard(ctx context.Context, id hsm.CardID, pin *secret.Bytes, f func(hsm.Card) error) error {
+	card, err := d.cfg.Reader.Login(ctx, id, pin)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(card), card.Close())
+}
+
+// eachShare calls f with every object on the card, as a share or as the reason why
+// it is none, and wipes all those that f does not keep.
+func eachShare(ctx context.Context, card hsm.Card, f func(s *hsm.Share, err error) (keep bool)) error {
+	objects, err := card.Objects(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		s, err := hsm.ParseShare(o)
+		o.Wipe()
+		if keep := f(s, err); !keep && s != nil {
+			s.Value.Wipe()
+		}
+	}
+	return nil
+}
+
+// wait restarts the time after which an unfinished ceremony is forgotten. The
+// caller holds mu.
+func (d *Desk) wait() {
+	if d.patience != nil {
+		d.patience.Stop()
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(d.cfg.Patience, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.patience == timer { // no step was taken meanwhile
+			d.forget()
+		}
+	})
+	d.patience = timer
+}
+
+// forget wipes what an unsealing or a ceremony has gathered. The caller holds mu.
+func (d *Desk) forget() {
+	for _, g := range d.given {
+		g.share.Value.Wipe()
+	}
+	d.given = nil
+	if d.ceremony != nil {
+		d.ceremony.wipe()
+		d.ceremony = nil
+	}
+	if d.patience != nil {
+		d.patience.Stop()
+		d.patience = nil
+	}
+	d.show()
+}
+
+// Seal closes an open machine.
+func (d *Desk) Seal(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.record == nil {
+		return fault.New(fault.MachineBlank, "the machine is blank: there is nothing to seal")
+	}
+	d.forget()
+	if d.cfg.Sealing != nil {
+		d.cfg.Sealing()
+	}
+	return d.cfg.Engine.Seal(ctx)
+}
+
+// Close wipes what the desk holds. It leaves the engine alone.
+func (d *Desk) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.forget()
+	return nil
+}

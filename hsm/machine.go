@@ -1,0 +1,122 @@
+// Package hsm says what a crypto machine is: the interfaces and the byte forms
+// that its engines, cards, chips and ceremonies share.
+//
+// A machine holds the root key and nothing else. Business keys come to it
+// wrapped by the root, with each call, and leave it never; so any open machine
+// of a root can serve any call, and a machine in the process, one across a wire
+// and a pool of several are the same interface, Machine, with one contract
+// suite (hsm/hsmtest).
+//
+// The root key is dealt as Shamir shares to key cards (Card, Share), rebuilt by
+// a ceremony at the machine's console (Console), and kept only as ciphertext
+// under the machine's own token (Chip).
+package hsm
+
+import (
+	"context"
+
+	"github.com/trikey/trikey/hsm/alg"
+)
+
+// Machine does the work of the data plane. All methods may be called
+// concurrently. A machine that is not open fails them with fault.Sealed.
+type Machine interface {
+	// GenerateKey draws a random business key and returns it wrapped and bound to
+	// what b says.
+	GenerateKey(ctx context.Context, b Binding) (GeneratedKey, error)
+
+	// Do carries out the operations in place: each gets its own Output or its own
+	// Err, and one that fails does not touch the others. The error that Do
+	// returns is about the call as a whole (sealed, cancelled, unreachable); then
+	// no operation has a result.
+	Do(ctx context.Context, ops []Op) error
+
+	// Status tells what state the machine is in. It does not fail because a
+	// machine is sealed.
+	Status(ctx context.Context) (Status, error)
+
+	// Close releases the machine. A machine that was open is sealed by it.
+	Close() error
+}
+
+// Engine is a Machine that can be given its root, at the end of a ceremony.
+type Engine interface {
+	Machine
+
+	// Open runs the known-answer self-test, hands the root to the chip, derives
+	// what the machine needs and opens it. The caller wipes root.
+	Open(ctx context.Context, root Root) error
+
+	// Seal forgets everything that Open made. Calls under way finish or fail with
+	// fault.Sealed.
+	Seal(ctx context.Context) error
+}
+
+// Kind is what an operation does.
+type Kind uint8
+
+// The kinds of operations.
+const (
+	Encrypt    Kind = iota + 1 // Input plaintext, Output ciphertext
+	Decrypt                    // Input ciphertext, Output plaintext
+	Reencrypt                  // Input ciphertext under Key, Output ciphertext under To
+	SealRecord                 // Input a record of the key store, Output sealed
+	OpenRecord                 // the reverse
+)
+
+// Op is one operation of a call to Machine.Do. Ciphertexts are in binary form
+// (docs/format.md). Business keys are given wrapped; those of a ciphertext must
+// be the one its header names.
+type Op struct {
+	Kind      Kind
+	Key       WrappedKey // Encrypt: the key. Decrypt, Reencrypt: the key that opens Input
+	To        WrappedKey // Reencrypt: the key that seals Output
+	Algorithm alg.ID     // Encrypt, Reencrypt: the suite; 0 is the sealing key's own
+	Context   []byte     // canonical context of Input (Decrypt, Reencrypt) or Output (Encrypt)
+	ToContext []byte     // Reencrypt: canonical context of Output
+	Record    RecordID   // SealRecord, OpenRecord
+	Input     []byte
+
+	Output []byte // the result, appended to what the caller left here
+	Err    error
+}
+
+// RecordID names a sealed record of the key store. It is authenticated with the
+// record, so that a record does not open under another name, nor as another
+// revision of its own.
+type RecordID struct {
+	Name     string
+	Revision uint64
+}
+
+// GeneratedKey is a new business key.
+type GeneratedKey struct {
+	Wrapped WrappedKey
+	KCV     string // key check value, with its method: cmac-aes:763cbc
+}
+
+// State is a machine's state.
+type State string
+
+// The states of a machine.
+const (
+	Blank      State = "blank"      // never initialised: there is no root key
+	Closed     State = "sealed"     // initialised, no cards given
+	Collecting State = "collecting" // some cards given, not enough
+	Open       State = "open"       // serving
+)
+
+// Status is what a machine tells of itself. Nothing in it is secret.
+type Status struct {
+	State      State  `json:"state"`
+	Have       int    `json:"have"` // cards given in this ceremony
+	Need       int    `json:"need"` // cards needed; 0 when blank
+	Shares     int    `json:"shares,omitzero"`
+	KCV        string `json:"kcv"`
+	Generation uint32 `json:"generation,omitzero"`
+	Region     string `json:"region,omitempty"`
+	MachineID  ID     `json:"machine_id,omitzero"`
+	Engine     string `json:"engine,omitempty"`
+	Chip       string `json:"chip,omitempty"`
+	Memory     string `json:"memory,omitempty"` // where keys are: memfd_secret or mlock
+}

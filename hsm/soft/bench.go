@@ -1,0 +1,211 @@
+package soft
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/envelope"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
+)
+
+// bench is where one call works: the ciphers it has built so far, which
+// neighbouring operations share and clear erases.
+type bench struct {
+	*session
+	ctx     context.Context
+	ciphers []ready
+	scratch []byte // additional data of one operation
+}
+
+// ready is a cipher and the message key it was built from.
+type ready struct {
+	id     messageID
+	cipher alg.Cipher
+}
+
+// maxReady bounds the ciphers that are alive at once in a call.
+const maxReady = 32
+
+func (b *bench) clear() {
+	for _, r := range b.ciphers {
+		r.cipher.Erase()
+	}
+	b.ciphers = b.ciphers[:0]
+}
+
+func (b *bench) do(op *hsm.Op) ([]byte, error) {
+	switch op.Kind {
+	case hsm.Encrypt:
+		return b.encrypt(op.Output, op.Key, op.Algorithm, op.Context, op.Input)
+	case hsm.Decrypt:
+		return b.decrypt(op.Output, op.Key, op.Context, op.Input)
+	case hsm.Reencrypt:
+		return b.reencrypt(op)
+	case hsm.SealRecord:
+		return b.sealRecord(op.Output, op.Record, op.Input)
+	case hsm.OpenRecord:
+		return b.openRecord(op.Output, op.Record, op.Input)
+	}
+	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
+}
+
+func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical, plaintext []byte) ([]byte, error) {
+	k, err := b.business(b.ctx, key)
+	if err != nil {
+		return dst, err
+	}
+	if suite == 0 {
+		suite = k.header.Algorithm
+	}
+	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version, Salt: b.salt()}
+	_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
+	c, err := b.cipher(key, k, suite, header.Salt)
+	if err != nil {
+		return dst, err
+	}
+	b.scratch = header.AppendAAD(b.scratch[:0], canonical)
+	return c.Seal(header.Append(dst), header.Nonce[:], plaintext, b.scratch), nil
+}
+
+// decrypt returns fault.DecryptFailed whatever the ciphertext's fault is; other
+// errors are the machine's own.
+func (b *bench) decrypt(dst []byte, key hsm.WrappedKey, canonical, ciphertext []byte) ([]byte, error) {
+	header, sealed, err := envelope.Parse(ciphertext)
+	if err != nil {
+		return dst, err
+	}
+	k, err := b.business(b.ctx, key)
+	if err != nil {
+		return dst, err
+	}
+	if _, err := alg.Lookup(alg.ID(header.Suite)); err != nil || header.Index != k.header.Index || header.Version != k.header.Version {
+		return dst, fault.DecryptFailed
+	}
+	c, err := b.cipher(key, k, alg.ID(header.Suite), header.Salt)
+	if err != nil {
+		return dst, err
+	}
+	b.scratch = header.AppendAAD(b.scratch[:0], canonical)
+	out, err := c.Open(dst, header.Nonce[:], sealed, b.scratch)
+	if err != nil {
+		return dst, fault.DecryptFailed
+	}
+	return out, nil
+}
+
+// reencrypt opens and seals in one step; the plaintext is wiped before it ends.
+func (b *bench) reencrypt(op *hsm.Op) ([]byte, error) {
+	plaintext, err := b.decrypt(make([]byte, 0, len(op.Input)), op.Key, op.Context, op.Input)
+	if err != nil {
+		return op.Output, err
+	}
+	defer clear(plaintext)
+	return b.encrypt(op.Output, op.To, op.Algorithm, op.ToContext, plaintext)
+}
+
+// cipher returns a cipher for a message key, one that the call has built already
+// where there is one.
+func (b *bench) cipher(wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
+	id := messageID{k.serial, suite, salt}
+	for i := len(b.ciphers) - 1; i >= 0; i-- {
+		if b.ciphers[i].id == id {
+			return b.ciphers[i].cipher, nil
+		}
+	}
+	if len(b.ciphers) == maxReady {
+		b.clear()
+	}
+	c, err := b.build(wrapped, k, suite, salt)
+	if err == nil {
+		b.ciphers = append(b.ciphers, ready{id, c})
+	}
+	return c, err
+}
+
+// build makes a cipher from its page. A key can be evicted from its cache, and
+// wiped, at any moment before it is used; then it is fetched again.
+func (b *bench) build(wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
+	for range 8 {
+		var key *secret.Bytes
+		if key, err = b.message(k, suite, salt); err == nil {
+			err = key.Use(func(raw []byte) (err error) { c, err = alg.NewCipher(suite, raw); return err })
+		}
+		if !errors.Is(err, secret.ErrWiped) {
+			return c, err
+		}
+		if k, err = b.business(b.ctx, wrapped); err != nil {
+			return c, err
+		}
+	}
+	return c, fault.New(fault.Unavailable, "the machine's key cache is too small for its load; raise machine.keys")
+}
+
+const (
+	recordFormat = 1
+	recordHead   = 1 + 4 // format, generation
+)
+
+// recordAAD is what a sealed record's tag authenticates besides its content:
+// "trikey/v1/record" | format | generation | name length 4 | name | revision 8.
+func (b *bench) recordAAD(head []byte, id hsm.RecordID) []byte {
+	b.scratch = append(b.scratch[:0], "trikey/v1/record"...)
+	b.scratch = append(b.scratch, head...)
+	b.scratch = binary.BigEndian.AppendUint32(b.scratch, uint32(len(id.Name)))
+	b.scratch = append(b.scratch, id.Name...)
+	b.scratch = binary.BigEndian.AppendUint64(b.scratch, id.Revision)
+	return b.scratch
+}
+
+// recordCipher returns the cipher of the record key, built once for the call.
+func (b *bench) recordCipher() (c alg.Cipher, err error) {
+	id := messageID{} // no message key has the suite 0
+	for _, r := range b.ciphers {
+		if r.id == id {
+			return r.cipher, nil
+		}
+	}
+	err = b.record.Use(func(key []byte) (err error) { c, err = alg.NewCipher(alg.AES256GCM, key); return err })
+	if err == nil {
+		b.ciphers = append(b.ciphers, ready{id, c})
+	}
+	return c, err
+}
+
+// sealRecord returns format 1 | generation 4 | nonce 12 | ciphertext | tag 16.
+func (b *bench) sealRecord(dst []byte, id hsm.RecordID, plaintext []byte) ([]byte, error) {
+	c, err := b.recordCipher()
+	if err != nil {
+		return dst, err
+	}
+	start := len(dst)
+	dst = binary.BigEndian.AppendUint32(append(dst, recordFormat), b.root.Generation)
+	aad := b.recordAAD(dst[start:], id)
+	var nonce [envelope.NonceSize]byte
+	_, _ = rand.Read(nonce[:]) // never fails
+	dst = append(dst, nonce[:]...)
+	return c.Seal(dst, nonce[:], plaintext, aad), nil
+}
+
+func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, error) {
+	altered := fault.New(fault.RecordDamaged, "record %s: edited, copied from another, or sealed by another machine; "+
+		"restore the key store from a backup", id.Name)
+	if len(sealed) < recordHead+envelope.NonceSize || sealed[0] != recordFormat ||
+		binary.BigEndian.Uint32(sealed[1:]) != b.root.Generation {
+		return dst, altered
+	}
+	c, err := b.recordCipher()
+	if err != nil {
+		return dst, err
+	}
+	head, rest := sealed[:recordHead], sealed[recordHead:]
+	out, err := c.Open(dst, rest[:envelope.NonceSize], rest[envelope.NonceSize:], b.recordAAD(head, id))
+	if err != nil {
+		return dst, altered
+	}
+	return out, nil
+}

@@ -1,0 +1,179 @@
+package soft
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/envelope"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
+)
+
+// session is all that exists only while the machine is open.
+type session struct {
+	root       hsm.Manifest
+	sealedRoot []byte        // the root key, as the chip encrypts it
+	wrapping   hsm.ChipKey   // wraps business keys; never leaves the chip
+	record     *secret.Bytes // seals records of the key store
+	now        func() time.Time
+
+	businesses *cache[hsm.WrappedKey, *business]
+	messages   *cache[messageID, *secret.Bytes]
+	serial     atomic.Uint64 // numbers business keys as they are unwrapped
+
+	epoch atomic.Pointer[epoch]
+}
+
+// business is an unwrapped business key.
+type business struct {
+	serial uint64 // tells it from every other unwrapped in this session
+	header hsm.WrapHeader
+	key    *secret.Bytes
+}
+
+// messageID names a message key: what it is derived from.
+type messageID struct {
+	serial uint64
+	suite  alg.ID
+	salt   [envelope.SaltSize]byte
+}
+
+// newSession hands the root to the chip and derives what the session needs.
+func newSession(ctx context.Context, cfg Config, root hsm.Root) (*session, error) {
+	s := &session{root: root.Manifest, now: cfg.Now}
+	var err error
+	if s.sealedRoot, err = cfg.Chip.Seal(ctx, root.Key); err != nil {
+		return nil, err
+	}
+	// What the chip sealed is all that is left of the root: see that it opens.
+	again, err := cfg.Chip.Open(ctx, s.sealedRoot)
+	if err != nil {
+		return nil, err
+	}
+	same := again.Equal(root.Key)
+	again.Wipe()
+	if !same {
+		return nil, fault.New(fault.ChipFault, "the chip does not give back the root key it sealed; replace or repair it")
+	}
+	wrap, err := root.WrapKey()
+	if err != nil {
+		return nil, err
+	}
+	defer wrap.Wipe()
+	if s.wrapping, err = cfg.Chip.Load(ctx, wrap); err != nil {
+		return nil, err
+	}
+	if s.record, err = root.RecordKey(); err != nil {
+		return nil, errors.Join(err, s.wrapping.Close())
+	}
+	s.businesses = newCache[hsm.WrappedKey](cfg.Keys, func(b *business) { b.key.Wipe() })
+	s.messages = newCache[messageID](cfg.MessageKeys, func(k *secret.Bytes) { k.Wipe() })
+	return s, nil
+}
+
+// close wipes everything. No call is under way: the engine's lock is held.
+func (s *session) close() error {
+	s.businesses.purge()
+	s.messages.purge()
+	s.record.Wipe()
+	return s.wrapping.Close()
+}
+
+// wrap seals a business key under the root, bound to b.
+func (s *session) wrap(ctx context.Context, key *secret.Bytes, b hsm.Binding) (hsm.WrappedKey, error) {
+	header := hsm.WrapHeader{Suite: hsm.WrapGCM, Generation: s.root.Generation, Binding: b}
+	aad, err := header.Append(nil)
+	if err != nil {
+		return "", err
+	}
+	nonce := make([]byte, envelope.NonceSize)
+	_, _ = rand.Read(nonce) // never fails
+	sealed, err := s.wrapping.Seal(ctx, nonce, key, aad)
+	if err != nil {
+		return "", err
+	}
+	return hsm.WrappedKey(string(aad) + string(nonce) + string(sealed)), nil
+}
+
+// business returns the unwrapped key, from the cache or out of the chip.
+func (s *session) business(ctx context.Context, w hsm.WrappedKey) (*business, error) {
+	if b, ok := s.businesses.get(w); ok {
+		return b, nil
+	}
+	header, aad, nonce, sealed, err := w.Split()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case header.Region != s.root.Region:
+		return nil, fault.New(fault.WrongRegion, "the key is of region %q, the machine of %q", header.Region, s.root.Region)
+	case header.Suite != hsm.WrapGCM:
+		return nil, fault.New(fault.RecordDamaged, "wrapped key: wrap suite %d is not one that this engine opens", header.Suite)
+	case header.Generation != s.root.Generation:
+		return nil, fault.New(fault.RecordDamaged, "wrapped key: of root generation %d, the machine is at %d", header.Generation, s.root.Generation)
+	}
+	key, err := s.wrapping.Open(ctx, []byte(nonce), []byte(sealed), []byte(aad))
+	switch {
+	case errors.Is(err, fault.DecryptFailed):
+		return nil, fault.New(fault.RecordDamaged, "wrapped key of index %d version %d: altered, or wrapped by another root", header.Index, header.Version)
+	case err != nil:
+		return nil, err
+	}
+	b := &business{serial: s.serial.Add(1), header: header, key: key}
+	s.businesses.put(w, b)
+	return b, nil
+}
+
+// message returns the message key derived from b for a suite and salt.
+func (s *session) message(b *business, suite alg.ID, salt [envelope.SaltSize]byte) (*secret.Bytes, error) {
+	id := messageID{b.serial, suite, salt}
+	if k, ok := s.messages.get(id); ok {
+		return k, nil
+	}
+	a, err := alg.Lookup(suite)
+	if err != nil {
+		return nil, err
+	}
+	key, err := secret.Fill(a.KeySize, func(dst []byte) error {
+		return b.key.Use(func(k []byte) error {
+			return suite.MessageKey(dst, k, salt[:], b.header.Index, b.header.Version)
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.messages.put(id, key)
+	return key, nil
+}
+
+// The life of a salt: message keys are renewed long before random nonces under
+// one key could repeat (NIST SP 800-38D allows 2^32 per key).
+const (
+	epochLife     = time.Hour
+	epochMessages = 1 << 30
+)
+
+// epoch is a salt that this machine encrypts under for a while.
+type epoch struct {
+	salt     [envelope.SaltSize]byte
+	until    time.Time
+	messages atomic.Int64
+}
+
+// salt returns the salt of the current epoch, counting one message.
+func (s *session) salt() [envelope.SaltSize]byte {
+	for {
+		e := s.epoch.Load()
+		if e != nil && e.messages.Add(1) <= epochMessages && s.now().Before(e.until) {
+			return e.salt
+		}
+		next := &epoch{until: s.now().Add(epochLife)}
+		_, _ = rand.Read(next.salt[:]) // never fails
+		s.epoch.CompareAndSwap(e, next)
+	}
+}

@@ -1,0 +1,162 @@
+package fault
+
+import "net/http"
+
+// Code names a kind of failure. Codes are part of the public contract: they
+// never change meaning. A Code is itself an error, so that it can be the target
+// of errors.Is and the plainest possible fault.
+type Code string
+
+// Error returns the code's title.
+func (c Code) Error() string { return c.Title() }
+
+// Codes of the data plane.
+const (
+	BadRequest          Code = "bad_request"
+	TooLarge            Code = "too_large"
+	Unauthorized        Code = "unauthorized"
+	Forbidden           Code = "forbidden"
+	IPNotAllowed        Code = "ip_not_allowed"
+	KeyNotFound         Code = "key_not_found"
+	KeyDisabled         Code = "key_disabled"
+	KeyDestroyed        Code = "key_destroyed"
+	AlgorithmNotAllowed Code = "algorithm_not_allowed"
+	DecryptFailed       Code = "decrypt_failed"
+	WrongRegion         Code = "wrong_region"
+	Sealed              Code = "sealed"
+	Unavailable         Code = "unavailable"
+	NotFound            Code = "not_found"
+	MethodNotAllowed    Code = "method_not_allowed"
+	UnsupportedMedia    Code = "unsupported_media_type"
+	Conflict            Code = "conflict"
+	Internal            Code = "internal"
+)
+
+// Codes of the machine's console: cards, PINs, ceremonies.
+const (
+	MachineBlank       Code = "machine_blank"
+	MachineInitialised Code = "machine_initialised"
+	MachineOpen        Code = "machine_open"
+	NoCeremony         Code = "no_ceremony"
+	CardAbsent         Code = "card_absent"
+	CardEmpty          Code = "card_empty"
+	CardInUse          Code = "card_in_use"
+	CardDamaged        Code = "card_damaged"
+	CardMismatch       Code = "card_commitment_mismatch"
+	CardOtherMachine   Code = "card_other_machine"
+	CardOlder          Code = "card_older_generation"
+	CardNewer          Code = "card_newer_generation"
+	CardSuperseded     Code = "card_superseded_split"
+	CardRepeated       Code = "card_already_given"
+	CardFull           Code = "card_refused_object"
+	CardsMissing       Code = "cards_missing"
+	PINIncorrect       Code = "pin_incorrect"
+	PINLocked          Code = "pin_locked"
+	PINFinalTry        Code = "pin_final_try"
+	RootMismatch       Code = "root_mismatch"
+	ChipFault          Code = "chip_fault"
+	ModuleFault        Code = "pkcs11_module_fault"
+	SelfTestFailed     Code = "self_test_failed"
+)
+
+// Codes of the key store and of local files.
+const (
+	StoreDamaged  Code = "store_damaged"
+	StoreLocked   Code = "store_locked"
+	RecordDamaged Code = "record_damaged"
+	FileMode      Code = "file_mode"
+	BadConfig     Code = "bad_config"
+	Usage         Code = "usage"
+)
+
+// Exit codes of the trikey command.
+const (
+	ExitDone        = 0
+	ExitFailed      = 1
+	ExitUsage       = 2
+	ExitUnavailable = 3
+	ExitRefused     = 4
+	ExitNotFound    = 5
+	ExitUnverified  = 6
+)
+
+type kind struct {
+	title     string
+	status    int
+	exit      int
+	retryable bool
+}
+
+var kinds = map[Code]kind{
+	BadRequest:          {"The request is malformed", http.StatusBadRequest, ExitUsage, false},
+	TooLarge:            {"The request is too large", http.StatusRequestEntityTooLarge, ExitUsage, false},
+	Unauthorized:        {"The caller is not authenticated", http.StatusUnauthorized, ExitRefused, false},
+	Forbidden:           {"The caller has no grant for this", http.StatusForbidden, ExitRefused, false},
+	IPNotAllowed:        {"The caller's address is not on the whitelist", http.StatusForbidden, ExitRefused, false},
+	KeyNotFound:         {"There is no such key", http.StatusNotFound, ExitNotFound, false},
+	KeyDisabled:         {"The key is disabled", http.StatusConflict, ExitRefused, false},
+	KeyDestroyed:        {"The key version is destroyed", http.StatusConflict, ExitNotFound, false},
+	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
+	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
+	WrongRegion:         {"The key belongs to another region", http.StatusForbidden, ExitRefused, false},
+	Sealed:              {"The machine is sealed", http.StatusServiceUnavailable, ExitUnavailable, true},
+	Unavailable:         {"The service is not available", http.StatusServiceUnavailable, ExitUnavailable, true},
+	NotFound:            {"There is no such resource", http.StatusNotFound, ExitNotFound, false},
+	MethodNotAllowed:    {"The resource does not take this method", http.StatusMethodNotAllowed, ExitUsage, false},
+	UnsupportedMedia:    {"The content type is not supported", http.StatusUnsupportedMediaType, ExitUsage, false},
+	Conflict:            {"It conflicts with what exists", http.StatusConflict, ExitFailed, false},
+	Internal:            {"The service failed", http.StatusInternalServerError, ExitFailed, false},
+
+	MachineBlank:       {"The machine is blank", http.StatusConflict, ExitUnavailable, false},
+	MachineInitialised: {"The machine is initialised already", http.StatusConflict, ExitFailed, false},
+	MachineOpen:        {"The machine is open", http.StatusConflict, ExitFailed, false},
+	NoCeremony:         {"No such ceremony is under way", http.StatusConflict, ExitFailed, false},
+	CardAbsent:         {"The card is not in a reader", http.StatusNotFound, ExitNotFound, false},
+	CardEmpty:          {"The card holds no Trikey share", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardInUse:          {"The card holds a share already", http.StatusConflict, ExitRefused, false},
+	CardDamaged:        {"The share on the card is damaged", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardMismatch:       {"The share on the card is not the one that was dealt", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardOtherMachine:   {"The card belongs to another machine", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardOlder:          {"The card is of an older root generation", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardNewer:          {"The card is newer than the machine's record", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardSuperseded:     {"The card is of a superseded split", http.StatusUnprocessableEntity, ExitUnverified, false},
+	CardRepeated:       {"The card was given already", http.StatusConflict, ExitFailed, false},
+	CardFull:           {"The card did not take the share", http.StatusUnprocessableEntity, ExitFailed, false},
+	CardsMissing:       {"Not enough cards", http.StatusConflict, ExitUnavailable, false},
+	PINIncorrect:       {"The PIN is not correct", http.StatusForbidden, ExitRefused, false},
+	PINLocked:          {"The card's PIN is locked", http.StatusForbidden, ExitRefused, false},
+	PINFinalTry:        {"The card has one PIN try left", http.StatusForbidden, ExitRefused, false},
+	RootMismatch:       {"The rebuilt root key is not this machine's", http.StatusUnprocessableEntity, ExitUnverified, false},
+	ChipFault:          {"The machine's chip failed", http.StatusInternalServerError, ExitFailed, false},
+	ModuleFault:        {"A PKCS#11 module failed", http.StatusInternalServerError, ExitFailed, false},
+	SelfTestFailed:     {"The known-answer self-test failed", http.StatusInternalServerError, ExitUnverified, false},
+
+	StoreDamaged:  {"The key store is damaged", http.StatusInternalServerError, ExitUnverified, false},
+	StoreLocked:   {"The key store is in use by another process", http.StatusConflict, ExitUnavailable, false},
+	RecordDamaged: {"A record of the key store was altered", http.StatusInternalServerError, ExitUnverified, false},
+	FileMode:      {"The file's mode is too open", http.StatusForbidden, ExitRefused, false},
+	BadConfig:     {"The configuration is wrong", http.StatusInternalServerError, ExitUsage, false},
+	Usage:         {"The command line is wrong", http.StatusBadRequest, ExitUsage, false},
+}
+
+// Known reports whether the code is one of this package's.
+func (c Code) Known() bool { _, ok := kinds[c]; return ok }
+
+func (c Code) kind() kind {
+	if k, ok := kinds[c]; ok {
+		return k
+	}
+	return kinds[Internal]
+}
+
+// Title returns the code's short human title, the same for each occurrence.
+func (c Code) Title() string { return c.kind().title }
+
+// Status returns the HTTP status that carries the code.
+func (c Code) Status() int { return c.kind().status }
+
+// Exit returns the exit code of a command that ends with this code.
+func (c Code) Exit() int { return c.kind().exit }
+
+// Retryable reports whether the same call may succeed on another node, or later.
+func (c Code) Retryable() bool { return c.kind().retryable }

@@ -1,0 +1,85 @@
+// Package unixsock is a local socket for the owner of a process and nobody else:
+// mode 0600, and the kernel is asked who is at the other end of every
+// connection.
+package unixsock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listen listens on a socket at path. It replaces a socket that a dead process
+// left behind; the caller makes sure that no living one has it.
+func Listen(path string) (net.Listener, error) {
+	if len(path) > 107 {
+		return nil, fmt.Errorf("the socket's path is longer than the 107 bytes that Linux allows: %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &listener{l}, nil
+}
+
+// listener drops connections of other users.
+type listener struct{ net.Listener }
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peer(c); err == nil && (uid == os.Geteuid() || uid == 0) {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+}
+
+// peer returns the user at the other end.
+func peer(c net.Conn) (uid int, err error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return 0, errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var credentials *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		credentials, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, credErr
+	}
+	return int(credentials.Uid), nil
+}
+
+// Client returns an HTTP client whose every request goes to the socket at path.
+func Client(path string) *http.Client {
+	var d net.Dialer
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", path)
+		},
+		IdleConnTimeout: time.Minute,
+	}}
+}

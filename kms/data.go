@@ -1,0 +1,177 @@
+package kms
+
+import (
+	"context"
+	"errors"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/envelope"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/policy"
+)
+
+// Call is one operation of the data plane. Ciphertexts are in binary form.
+type Call struct {
+	Kind      hsm.Kind // Encrypt, Decrypt or Reencrypt
+	Key       string   // Encrypt: index or name. Decrypt: the same, or "" for whatever the ciphertext names
+	ToKey     string   // Reencrypt: index or name; "" is the ciphertext's own key
+	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own
+	Context   envelope.Context
+	ToContext envelope.Context // Reencrypt
+	Input     []byte
+
+	// Results.
+	Output       []byte // appended to what the caller left here
+	KeyIndex     uint32
+	KeyVersion   uint32
+	KeyAlgorithm alg.ID // of Output, or of the ciphertext that was opened
+	Err          error
+}
+
+// Do carries out calls for an app. Each has its own result or error. The error
+// of Do is about all of them: nothing was done.
+func (s *Service) Do(ctx context.Context, app *auth.App, calls []Call) error {
+	l, err := s.serving()
+	if err != nil {
+		return err
+	}
+	ops := make([]hsm.Op, 0, len(calls))
+	at := make([]int, 0, len(calls)) // the call of each operation
+	for i := range calls {
+		c := &calls[i]
+		op, err := c.prepare(l, app)
+		if err != nil {
+			c.Err = err
+			continue
+		}
+		ops = append(ops, op)
+		at = append(at, i)
+	}
+	if err := s.cfg.Machine.Do(ctx, ops); err != nil {
+		return err
+	}
+	for j := range ops {
+		calls[at[j]].finish(&ops[j])
+	}
+	return nil
+}
+
+// prepare finds the call's keys, checks its grants, and makes the machine's
+// operation of it.
+func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
+	if err := errors.Join(c.Context.Validate(), c.ToContext.Validate()); err != nil {
+		return hsm.Op{}, err
+	}
+	op := hsm.Op{Kind: c.Kind, Input: c.Input, Output: c.Output, Context: c.Context.AppendCanonical(nil)}
+	var err error
+	switch c.Kind {
+	case hsm.Encrypt:
+		op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key)
+	case hsm.Decrypt:
+		op.Key, err = c.opening(l, app, policy.Decrypt)
+	case hsm.Reencrypt:
+		if op.Key, err = c.opening(l, app, policy.ReencryptFrom); err != nil {
+			return op, err
+		}
+		to := c.ToKey
+		if to == "" {
+			to = indexRef(c.KeyIndex)
+		}
+		op.ToContext = c.ToContext.AppendCanonical(nil)
+		op.To, op.Algorithm, err = c.sealing(l, app, policy.ReencryptTo, to)
+	default:
+		err = fault.New(fault.BadRequest, "unknown operation")
+	}
+	return op, err
+}
+
+// sealing returns the newest version of the key that shall seal.
+func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string) (hsm.WrappedKey, alg.ID, error) {
+	k, err := l.granted(app, grant, ref)
+	if err != nil {
+		return "", 0, err
+	}
+	c.KeyAlgorithm = k.Algorithm
+	if c.Algorithm != "" {
+		if c.KeyAlgorithm, err = alg.ByName(c.Algorithm); err != nil {
+			return "", 0, err
+		}
+	}
+	v := k.Newest()
+	c.KeyIndex, c.KeyVersion = k.Index, v.Version
+	return v.Wrapped, c.KeyAlgorithm, nil
+}
+
+// opening returns the key version that the ciphertext names. A caller learns no
+// more than that a ciphertext does not open, but for a key it has no grant for.
+func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKey, error) {
+	if c.Key != "" {
+		if _, err := l.granted(app, grant, c.Key); err != nil {
+			return "", err
+		}
+	}
+	header, _, err := envelope.Parse(c.Input)
+	if err != nil {
+		return "", fault.DecryptFailed
+	}
+	k := l.keys.get(header.Index)
+	if c.Key != "" && (k == nil || l.keys.find(c.Key) != k) {
+		return "", fault.DecryptFailed
+	}
+	if !app.Grants.Allows(grant, header.Index) {
+		return "", forbidden(grant)
+	}
+	if k == nil {
+		return "", fault.DecryptFailed
+	}
+	v := k.Version(header.Version)
+	if v == nil {
+		return "", fault.DecryptFailed
+	}
+	c.KeyIndex, c.KeyVersion, c.KeyAlgorithm = header.Index, header.Version, alg.ID(header.Suite)
+	return v.Wrapped, nil
+}
+
+// granted returns the key of a reference if the app may use it. A key that the
+// app has no grant for is forbidden whether it exists or not.
+func (l *loaded) granted(app *auth.App, grant policy.Op, ref string) (*Key, error) {
+	k := l.keys.find(ref)
+	index, isIndex := parseIndex(ref)
+	switch {
+	case k != nil && app.Grants.Allows(grant, k.Index):
+		return k, nil
+	case k != nil:
+		return nil, forbidden(grant)
+	case isIndex && app.Grants.Allows(grant, index), !isIndex && app.Grants[grant].All():
+		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)
+	}
+	return nil, forbidden(grant)
+}
+
+func forbidden(grant policy.Op) error {
+	return fault.New(fault.Forbidden, "the app has no grant %s for this key", grant)
+}
+
+// finish takes over what the machine did.
+func (c *Call) finish(op *hsm.Op) {
+	c.Output, c.Err = op.Output, op.Err
+}
+
+// Visible returns a key if the app has any grant for it.
+func (s *Service) Visible(app *auth.App, ref string) (*Key, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	k := l.keys.find(ref)
+	index, isIndex := parseIndex(ref)
+	switch {
+	case k != nil && app.Grants.Sees(k.Index):
+		return k, nil
+	case k == nil && (isIndex && app.Grants.Sees(index) || !isIndex && app.Grants.SeesAll()):
+		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)
+	}
+	return nil, fault.New(fault.Forbidden, "the app has no grant for this key")
+}

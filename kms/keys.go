@@ -1,0 +1,187 @@
+package kms
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/record"
+)
+
+// Actor is who asks for a management operation, as the log names them.
+type Actor string
+
+// NewKey is what a key shall be.
+type NewKey struct {
+	Index     uint32 // 0: the lowest that is free
+	Name      string // "": key-INDEX
+	Algorithm alg.ID
+}
+
+var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,63}$`)
+
+// check reports what is wrong with a key that came out of a record: that it is not
+// the one its entry is named for, or that a wrapped key in it is another's.
+func (k *Key) check(entry string) error {
+	if entry != keyEntry(k.Index) || len(k.Versions) == 0 {
+		return fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", entry)
+	}
+	for i, v := range k.Versions {
+		h, err := v.Wrapped.Header()
+		if err != nil || h.Index != k.Index || h.Version != v.Version || i > 0 && k.Versions[i-1].Version >= v.Version {
+			return fault.New(fault.RecordDamaged, "record %s: the wrapped key of version %d is another's", entry, v.Version)
+		}
+	}
+	return nil
+}
+
+// CreateKey has the machine make a business key, and stores it wrapped.
+func (s *Service) CreateKey(ctx context.Context, who Actor, n NewKey) (*Key, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		k, err := s.createKey(ctx, l, n)
+		if n.Index == 0 && errors.Is(err, fault.Conflict) && (n.Name == "" || l.keys.named(n.Name) == nil) {
+			continue // somebody took the index meanwhile
+		}
+		if err == nil {
+			s.cfg.Log.Info("key created", "by", who, "index", k.Index, "name", k.Name, "algorithm", k.Algorithm, "kcv", k.Newest().KCV)
+		}
+		return k, err
+	}
+}
+
+func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, error) {
+	if n.Index == 0 {
+		n.Index = l.keys.free()
+	}
+	if n.Name == "" {
+		n.Name = "key-" + indexRef(n.Index)
+	}
+	if !keyName.MatchString(n.Name) {
+		return nil, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", n.Name)
+	}
+	switch {
+	case l.keys.get(n.Index) != nil:
+		return nil, fault.New(fault.Conflict, "index: there is a key %d already; keys are never overwritten: rotate it, or take another index", n.Index)
+	case l.keys.named(n.Name) != nil:
+		return nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
+	}
+	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, Created: s.cfg.Now().UTC()}
+	v, err := s.newVersion(ctx, k, 1)
+	if err != nil {
+		return nil, err
+	}
+	k.Versions = []Version{v}
+	content, err := record.JSON(k)
+	if err != nil {
+		return nil, err
+	}
+	name, err := record.JSON(n.Index)
+	if err != nil {
+		return nil, err
+	}
+	k.revision, err = s.keep.Apply(ctx, record.Create(keyEntry(k.Index), content), record.Create(namePrefix+k.Name, name))
+	if errors.Is(err, keystore.ErrConflict) {
+		return nil, fault.New(fault.Conflict, "key %d or the name %q was taken at the same moment by another caller", n.Index, n.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.keys.put(k)
+	return k, nil
+}
+
+func (s *Service) newVersion(ctx context.Context, k *Key, number uint32) (Version, error) {
+	made, err := s.cfg.Machine.GenerateKey(ctx, hsm.Binding{
+		Index: k.Index, Version: number, Algorithm: k.Algorithm, Purpose: hsm.PurposeSeal,
+	})
+	if err != nil {
+		return Version{}, err
+	}
+	return Version{Version: number, State: Active, KCV: made.KCV, Wrapped: made.Wrapped, Created: s.cfg.Now().UTC()}, nil
+}
+
+// RotateKey gives a key a new version, which encrypts from then on. Older
+// versions keep opening what they sealed.
+func (s *Service) RotateKey(ctx context.Context, who Actor, index uint32) (*Key, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	k, revision, err := record.Update(ctx, s.keep, keyEntry(index), func(k *Key) error {
+		v, err := s.newVersion(ctx, k, k.Newest().Version+1)
+		k.Versions = append(slices.Clip(k.Versions), v)
+		return err
+	})
+	if errors.Is(err, keystore.ErrNotFound) {
+		return nil, noKey(indexRef(index))
+	}
+	if err != nil {
+		return nil, err
+	}
+	k.revision = revision
+	l.keys.put(&k)
+	s.cfg.Log.Info("key rotated", "by", who, "index", k.Index, "version", k.Newest().Version, "kcv", k.Newest().KCV)
+	return &k, nil
+}
+
+// FindKey returns the key of that index or name.
+func (s *Service) FindKey(ref string) (*Key, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	if k := l.keys.find(ref); k != nil {
+		return k, nil
+	}
+	return nil, noKey(ref)
+}
+
+// ListKeys returns every key in order of index.
+func (s *Service) ListKeys() ([]*Key, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	return l.keys.list(), nil
+}
+
+func noKey(ref string) error {
+	return fault.New(fault.KeyNotFound, "there is no key %q; trikey key list shows those there are", ref)
+}
+
+// find returns the key that a reference names, nil when there is none.
+func (x *keyIndex) find(ref string) *Key {
+	if index, ok := parseIndex(ref); ok {
+		return x.get(index)
+	}
+	return x.named(ref)
+}
+
+// parseIndex reads a reference that is an index; no name begins with a digit.
+func parseIndex(ref string) (uint32, bool) {
+	index, err := strconv.ParseUint(ref, 10, 32)
+	return uint32(index), err == nil
+}
+
+func indexRef(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
+
+// free returns the lowest index that no key has.
+func (x *keyIndex) free() uint32 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	index := uint32(1)
+	for x.byIndex[index] != nil {
+		index++
+	}
+	return index
+}

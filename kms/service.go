@@ -1,0 +1,195 @@
+// Package kms is the key-management service: business keys by index and name,
+// the apps that may use them, and the data plane that seals with them.
+//
+// The service stands between callers and a machine (hsm.Machine). It knows which
+// wrapped key an index has and who may use it; it never sees a key. Its own
+// records are sealed by the machine (kms/record), so that it can do nothing, not
+// even recognise an app, until the machine is open and Load has read them.
+//
+// It serves from an index in memory, which follows the store's watch: other
+// nodes' changes arrive there as its own do.
+package kms
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/record"
+)
+
+// Config is what a service needs.
+type Config struct {
+	Machine hsm.Machine
+	Store   keystore.Store
+	Log     *slog.Logger     // slog.Default when nil
+	Now     func() time.Time // time.Now when nil
+}
+
+// Service is the key-management service. Unload or Close ends the goroutine that
+// Load starts.
+type Service struct {
+	cfg  Config
+	keep record.Keeper
+
+	mu     sync.RWMutex // guards all below
+	loaded *loaded      // nil until Load
+	why    error        // why it is not loaded
+}
+
+// loaded is what exists only while the machine is open.
+type loaded struct {
+	keys *keyIndex
+	apps *auth.Apps
+	stop context.CancelFunc // ends the watch
+	done chan struct{}      // closed when the watch has ended
+}
+
+// New returns a service that has not loaded anything.
+func New(cfg Config) *Service {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{cfg: cfg, keep: record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed}
+}
+
+var errSealed = fault.New(fault.Sealed, "the machine is sealed: its key cards must be given first (trikey machine unseal)")
+
+// Load reads every record and begins to serve. A record that was altered is
+// refused by name, and nothing is served.
+func (s *Service) Load(ctx context.Context) error {
+	s.Unload()
+	l, err := s.load(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.cfg.Log.Error("the key store cannot be served", "error", err)
+		s.why = fault.New(fault.Unavailable, "the key store cannot be served: %v", err)
+		return err
+	}
+	s.loaded, s.why = l, nil
+	s.cfg.Log.Info("serving", "keys", l.keys.len(), "apps", l.apps.Len())
+	return nil
+}
+
+func (s *Service) load(ctx context.Context) (*loaded, error) {
+	l := &loaded{keys: newKeyIndex(), apps: auth.New(s.keep), done: make(chan struct{})}
+	from, err := s.keep.Load(ctx, keyPrefix, l.keys.apply)
+	if err != nil {
+		return nil, err
+	}
+	fromApps, err := s.keep.Load(ctx, auth.Prefix, l.apps.Apply)
+	if err != nil {
+		return nil, err
+	}
+	follow, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	go func() {
+		defer close(l.done)
+		s.follow(follow, l, min(from, fromApps))
+	}()
+	return l, nil
+}
+
+// follow applies what the store tells, until ctx ends. A record that does not
+// open ends the service's readiness: it was altered while we ran.
+func (s *Service) follow(ctx context.Context, l *loaded, from int64) {
+	err := s.cfg.Store.Watch(ctx, "", from, func(events []keystore.Event) error {
+		for _, e := range events {
+			if err := s.applyEvent(ctx, l, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if ctx.Err() != nil || errors.Is(err, keystore.ErrClosed) || errors.Is(err, fault.Sealed) {
+		return
+	}
+	s.cfg.Log.Error("the key store's changes cannot be followed", "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.loaded == l {
+		s.loaded, s.why = nil, fault.New(fault.Unavailable, "the key store cannot be served: %v", err)
+	}
+}
+
+func (s *Service) applyEvent(ctx context.Context, l *loaded, e keystore.Event) error {
+	apply, remove := l.keys.apply, l.keys.remove
+	switch {
+	case strings.HasPrefix(e.Name, keyPrefix):
+	case strings.HasPrefix(e.Name, auth.Prefix):
+		apply, remove = l.apps.Apply, l.apps.Remove
+	default:
+		return nil
+	}
+	if e.Deleted {
+		remove(e.Name, e.Revision)
+		return nil
+	}
+	opened, err := s.keep.Open(ctx, []keystore.Entry{e.Entry})
+	if err != nil {
+		return err
+	}
+	return apply(opened[0])
+}
+
+// Unload forgets every record, before the machine is sealed.
+func (s *Service) Unload() {
+	s.mu.Lock()
+	l := s.loaded
+	s.loaded, s.why = nil, errSealed
+	s.mu.Unlock()
+	if l != nil {
+		l.stop()
+		<-l.done
+		l.apps.Wipe()
+	}
+}
+
+// Close ends the service. The store and the machine stay their openers'.
+func (s *Service) Close() error {
+	s.Unload()
+	return nil
+}
+
+// Ready reports why the service cannot answer, nil when it can.
+func (s *Service) Ready(ctx context.Context) error {
+	if _, err := s.serving(); err != nil {
+		return err
+	}
+	status, err := s.cfg.Machine.Status(ctx)
+	switch {
+	case err != nil:
+		return err
+	case status.State != hsm.Open:
+		return errSealed
+	}
+	// The store answers, or its error says why it does not.
+	_, _, err = s.cfg.Store.List(ctx, keyPrefix, "", 1)
+	return err
+}
+
+func (s *Service) serving() (*loaded, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.loaded, s.why
+}
+
+// Apps returns the registry of apps.
+func (s *Service) Apps() (*auth.Apps, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	return l.apps, nil
+}
