@@ -1,0 +1,72 @@
+package envelope
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/trikey/trikey/internal/fault"
+)
+
+// Limits of a context.
+const (
+	MaxPairs      = 32
+	MaxContextKey = 128      // bytes
+	MaxValue      = 4 << 10  // bytes
+	MaxContext    = 16 << 10 // bytes of the canonical form
+)
+
+const contextPrefix = "trikey/v1/context"
+
+// Context is what a ciphertext is bound to: it opens only with the same. The nil
+// and the empty context are the same.
+type Context map[string]string
+
+// Validate reports the first thing about the context that is not allowed.
+func (c Context) Validate() error {
+	if len(c) > MaxPairs {
+		return fault.New(fault.BadRequest, "context: %d fields; at most %d are allowed", len(c), MaxPairs)
+	}
+	size := len(contextPrefix)
+	for key, value := range c {
+		switch {
+		case key == "":
+			return fault.New(fault.BadRequest, "context: a field has no name")
+		case len(key) > MaxContextKey:
+			return fault.New(fault.BadRequest, "context: a field's name is longer than %d bytes", MaxContextKey)
+		case !utf8.ValidString(key) || !utf8.ValidString(value):
+			return fault.New(fault.BadRequest, "context: a field is not valid UTF-8")
+		case len(value) > MaxValue:
+			return fault.New(fault.BadRequest, "context.%s: longer than %d bytes", key, MaxValue)
+		}
+		size += 4 + len(key) + 4 + len(value)
+	}
+	if size > MaxContext {
+		return fault.New(fault.BadRequest, "context: larger than %d bytes", MaxContext)
+	}
+	return nil
+}
+
+// AppendCanonical appends the context's canonical form to dst:
+// "trikey/v1/context", then for each field, sorted by the bytes of its name, the
+// length of the name in 4 bytes, the name, the length of the value in 4 bytes, the
+// value. Lengths keep fields apart: no two contexts have one form.
+func (c Context) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, contextPrefix...)
+	var few [8]string // most contexts need no allocation
+	for _, key := range sorted(few[:0], c) {
+		dst = appendField(appendField(dst, key), c[key])
+	}
+	return dst
+}
+
+func sorted(keys []string, c Context) []string {
+	keys = slices.AppendSeq(keys, maps.Keys(c))
+	slices.Sort(keys)
+	return keys
+}
+
+func appendField(dst []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...)
+}
