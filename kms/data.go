@@ -17,7 +17,7 @@ type Call struct {
 	Kind      hsm.Kind // Encrypt, Decrypt or Reencrypt
 	Key       string   // Encrypt: index or name. Decrypt: the same, or "" for whatever the ciphertext names
 	ToKey     string   // Reencrypt: index or name; "" is the ciphertext's own key
-	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own
+	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own; under the same key, the ciphertext's
 	Context   envelope.Context
 	ToContext envelope.Context // Reencrypt
 	Input     []byte
@@ -79,8 +79,12 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		if to == "" {
 			to = indexRef(c.KeyIndex)
 		}
+		from, suite := c.KeyIndex, c.KeyAlgorithm
 		op.ToContext = c.ToContext.AppendCanonical(nil)
 		op.To, op.Algorithm, err = c.sealing(l, app, policy.ReencryptTo, to)
+		if c.Algorithm == "" && c.KeyIndex == from { // the same key: what the ciphertext had
+			op.Algorithm, c.KeyAlgorithm = suite, suite
+		}
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}

@@ -1,0 +1,228 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/jsonhttp"
+	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/policy"
+)
+
+// localAdmin is who calls over the admin socket: the kernel has seen to it that
+// this is the service's own user, or root.
+const localAdmin kms.Actor = "local"
+
+const maxAdminBody = 64 << 10
+
+// NewAdmin returns the handler of the admin socket.
+func NewAdmin(service *kms.Service) http.Handler {
+	a := admin{service}
+	r := chi.NewRouter()
+	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
+	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
+	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
+	r.Post("/admin/v1/keys/{key}/rotate", jsonhttp.Handle(maxAdminBody, a.rotateKey))
+	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
+	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
+	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
+	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
+	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
+	return r
+}
+
+type admin struct{ service *kms.Service }
+
+func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
+	n := kms.NewKey{Index: in.Index, Name: in.Name, Algorithm: alg.AES256GCM}
+	if in.Algorithm != "" {
+		var err error
+		if n.Algorithm, err = alg.ByName(in.Algorithm); err != nil {
+			return v1.AdminKey{}, err
+		}
+	}
+	return adminKey(a.service.CreateKey(r.Context(), localAdmin, n))
+}
+
+func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
+	keys, err := a.service.ListKeys()
+	out := v1.Batch[v1.AdminKey]{Items: make([]v1.AdminKey, 0, len(keys))}
+	for _, k := range keys {
+		item, _ := adminKey(k, nil)
+		item.Versions = nil
+		out.Items = append(out.Items, item)
+	}
+	return out, err
+}
+
+func (a admin) showKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {
+	return adminKey(a.service.FindKey(chi.URLParam(r, "key")))
+}
+
+func (a admin) rotateKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {
+	k, err := a.service.FindKey(chi.URLParam(r, "key"))
+	if err != nil {
+		return v1.AdminKey{}, err
+	}
+	return adminKey(a.service.RotateKey(r.Context(), localAdmin, k.Index))
+}
+
+func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
+	if err != nil {
+		return v1.AdminKey{}, err
+	}
+	newest := k.Newest()
+	out := v1.AdminKey{
+		Index: k.Index, Name: k.Name, Version: newest.Version, Algorithm: k.Algorithm.String(), State: string(newest.State),
+		KCV: newest.KCV, Wrapped: newest.Wrapped.String(), Created: k.Created,
+	}
+	for _, v := range k.Versions {
+		out.Versions = append(out.Versions, v1.AdminKeyVersion{
+			Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: v.Wrapped.String(), Created: v.Created,
+		})
+	}
+	return out, nil
+}
+
+func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {
+	apps, err := a.service.Apps()
+	if err != nil {
+		return v1.Credentials{}, err
+	}
+	var allow policy.Whitelist
+	for _, text := range in.AllowIP {
+		p, err := policy.ParsePrefix(text)
+		if err != nil {
+			return v1.Credentials{}, err
+		}
+		allow = allow.Add(p)
+	}
+	grants := policy.Grants{}
+	for _, rule := range in.Grants {
+		g, err := policy.ParseGrants(rule)
+		if err != nil {
+			return v1.Credentials{}, err
+		}
+		grants = grants.Add(g)
+	}
+	c, err := apps.Create(r.Context(), in.Name, allow, grants, time.Now())
+	logged(r, "app created", in.Name, err)
+	return credentials(c, err)
+}
+
+// logged notes a change that was made.
+func logged(r *http.Request, what, app string, err error) {
+	if err == nil {
+		slog.InfoContext(r.Context(), what, "by", localAdmin, "app", app)
+	}
+}
+
+func credentials(c auth.Credentials, err error) (v1.Credentials, error) {
+	return v1.Credentials{Name: c.Name, AppKey: c.AppKey, AppSecret: c.AppSecret}, err
+}
+
+func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], error) {
+	apps, err := a.service.Apps()
+	if err != nil {
+		return v1.Batch[v1.AdminApp]{}, err
+	}
+	out := v1.Batch[v1.AdminApp]{Items: []v1.AdminApp{}}
+	for _, app := range apps.List() {
+		out.Items = append(out.Items, adminApp(app))
+	}
+	return out, nil
+}
+
+func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
+	apps, err := a.service.Apps()
+	if err != nil {
+		return v1.AdminApp{}, err
+	}
+	app, err := apps.Find(chi.URLParam(r, "app"))
+	if err != nil {
+		return v1.AdminApp{}, err
+	}
+	return adminApp(app), nil
+}
+
+func adminApp(app *auth.App) v1.AdminApp {
+	out := v1.AdminApp{
+		Name: app.Name, AppKey: app.AppKey, State: "active", AllowIP: []string{}, Grants: app.Grants.Strings(),
+		Secrets: len(app.Secrets), Created: app.Created, Rotated: app.Secrets[len(app.Secrets)-1].Created,
+	}
+	if app.Disabled {
+		out.State = "disabled"
+	}
+	for _, p := range app.Whitelist {
+		out.AllowIP = append(out.AllowIP, p.String())
+	}
+	return out
+}
+
+func (a admin) rotateSecret(r *http.Request, _ jsonhttp.None) (v1.Credentials, error) {
+	apps, err := a.service.Apps()
+	if err != nil {
+		return v1.Credentials{}, err
+	}
+	c, err := apps.RotateSecret(r.Context(), chi.URLParam(r, "app"), time.Now())
+	logged(r, "app secret rotated", c.Name, err)
+	return credentials(c, err)
+}
+
+func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) {
+	apps, err := a.service.Apps()
+	if err != nil {
+		return v1.AdminApp{}, err
+	}
+	app, err := apps.Change(r.Context(), chi.URLParam(r, "app"), func(app *auth.App) error { return change(app, in) })
+	logged(r, "app changed", chi.URLParam(r, "app"), err)
+	if err != nil {
+		return v1.AdminApp{}, err
+	}
+	return adminApp(app), nil
+}
+
+func change(app *auth.App, in v1.ChangeApp) error {
+	if in.AllowIP != "" {
+		p, err := policy.ParsePrefix(in.AllowIP)
+		if err != nil {
+			return err
+		}
+		app.Whitelist = app.Whitelist.Add(p)
+	}
+	if in.DenyIP != "" {
+		p, err := policy.ParsePrefix(in.DenyIP)
+		if err != nil {
+			return err
+		}
+		list, found := app.Whitelist.Remove(p)
+		if !found {
+			return fault.New(fault.NotFound, "%s is not on the whitelist of %q; trikey app show %s lists what is", p, app.Name, app.Name)
+		}
+		app.Whitelist = list
+	}
+	for _, c := range []struct {
+		rule  string
+		merge func(policy.Grants, policy.Grants) policy.Grants
+	}{{in.Grant, policy.Grants.Add}, {in.Revoke, policy.Grants.Remove}} {
+		if c.rule == "" {
+			continue
+		}
+		g, err := policy.ParseGrants(c.rule)
+		if err != nil {
+			return err
+		}
+		app.Grants = c.merge(app.Grants, g)
+	}
+	if in.Disabled != nil {
+		app.Disabled = *in.Disabled
+	}
+	return nil
+}

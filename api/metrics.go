@@ -1,0 +1,101 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/jsonhttp"
+	"github.com/trikey/trikey/kms"
+)
+
+// Metrics counts what the data plane does. It never has the name of a key, a
+// conversation or a user; an app's name is as near as it comes to anybody.
+type Metrics struct {
+	registry     *prometheus.Registry
+	requests     *prometheus.CounterVec
+	duration     *prometheus.HistogramVec
+	items        *prometheus.CounterVec
+	authFailures *prometheus.CounterVec
+}
+
+// NewMetrics returns the metrics of a service whose machine status tells of.
+func NewMetrics(status func(context.Context) (hsm.Status, error)) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trikey_requests_total", Help: "Requests of the data plane, by operation, outcome (ok or the error's code) and app.",
+		}, []string{"op", "code", "app"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "trikey_request_duration_seconds", Help: "Time from a request's header to its answer.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1},
+		}, []string{"op"}),
+		items: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trikey_items_total", Help: "Single operations: a batch counts each of its items.",
+		}, []string{"op"}),
+		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trikey_auth_failures_total", Help: "Requests that were refused before their operation, by reason.",
+		}, []string{"reason"}),
+	}
+	gauge := func(name, help string, value func(hsm.Status, error) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			return value(status(context.Background()))
+		})
+	}
+	m.registry.MustRegister(
+		m.requests, m.duration, m.items, m.authFailures,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("trikey_sealed", "1 while the machine is not open.", func(s hsm.Status, err error) float64 { return b2f(err != nil || s.State != hsm.Open) }),
+		gauge("trikey_unseal_progress", "Key cards given in the unsealing under way.", func(s hsm.Status, _ error) float64 { return float64(s.Have) }),
+		gauge("trikey_machine_up", "1 while the machine answers.", func(_ hsm.Status, err error) float64 { return b2f(err == nil) }),
+	)
+	return m
+}
+
+func b2f(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (m *Metrics) observe(op string, err error, r *request, took time.Duration) {
+	code, app := "ok", ""
+	if err != nil {
+		code = string(fault.CodeOf(err))
+	}
+	if r.app != nil {
+		app = r.app.Name
+	}
+	m.requests.WithLabelValues(op, code, app).Inc()
+	m.duration.WithLabelValues(op).Observe(took.Seconds())
+	m.items.WithLabelValues(op).Add(float64(r.items))
+}
+
+func (m *Metrics) authFailure(reason string) { m.authFailures.WithLabelValues(reason).Inc() }
+
+// NewOps returns the handler of the ops listener: /livez, /readyz and /metrics.
+func NewOps(service *kms.Service, m *Metrics) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "alive"})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := service.Ready(r.Context()); err != nil {
+			if !fault.CodeOf(err).Retryable() {
+				err = fault.New(fault.Unavailable, "%v", err)
+			}
+			jsonhttp.Error(w, r, err)
+			return
+		}
+		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ready"})
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	return mux
+}

@@ -1,0 +1,155 @@
+// Package api is Trikey's way in: the data plane over HTTPS for IM services (New),
+// the management socket for the command line (NewAdmin), and the ops listener
+// (NewOps). docs/api.md describes all three for their users.
+//
+// Every data route goes through server.route, which answers for the machine being
+// open, the caller being known, and its address being allowed, before the route
+// sees the request.
+package api
+
+import (
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/jsonhttp"
+	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/auth"
+)
+
+// Config is what the listeners need.
+type Config struct {
+	Service *kms.Service
+	Metrics *Metrics
+
+	// TrustedProxies are the addresses whose X-Forwarded-For is believed. From
+	// any other the header is ignored.
+	TrustedProxies []netip.Prefix
+}
+
+type server struct {
+	cfg Config
+}
+
+// New returns the handler of the data plane.
+func New(cfg Config) http.Handler {
+	s := &server{cfg}
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		jsonhttp.Error(w, r, fault.New(fault.NotFound, "there is no %s here; docs/api.md lists what there is", r.URL.Path))
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		jsonhttp.Error(w, r, fault.New(fault.MethodNotAllowed, "%s does not take %s", r.URL.Path, r.Method))
+	})
+	r.Post("/v1/keys/{key}/encrypt", s.route("encrypt", s.encrypt))
+	r.Post("/v1/keys/{key}/decrypt", s.route("decrypt", s.decrypt))
+	r.Post("/v1/reencrypt", s.route("reencrypt", s.reencrypt))
+	r.Post("/v1/batch/encrypt", s.route("batch_encrypt", s.batchEncrypt))
+	r.Post("/v1/batch/decrypt", s.route("batch_decrypt", s.batchDecrypt))
+	r.Post("/v1/batch/reencrypt", s.route("batch_reencrypt", s.batchReencrypt))
+	r.Post("/v1/ciphertext/inspect", s.route("inspect", s.inspect))
+	r.Get("/v1/keys/{key}", s.route("key", s.key))
+	return r
+}
+
+// request is one authenticated request.
+type request struct {
+	*http.Request
+	w     http.ResponseWriter
+	app   *auth.App
+	items int // operations done, for the metrics
+}
+
+// key returns the reference in the request's path.
+func (r *request) key() string { return chi.URLParam(r.Request, "key") }
+
+func (r *request) answer(value any) error {
+	jsonhttp.Write(r.w, http.StatusOK, value)
+	return nil
+}
+
+func (r *request) decode(into any) error { return jsonhttp.Decode(r.w, r.Request, v1.MaxBody, into) }
+
+// route wraps a route of the data plane.
+func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		req := &request{Request: r, w: w}
+		err := s.authenticate(req)
+		if err == nil {
+			err = serve(req)
+		}
+		if err != nil {
+			if fault.CodeOf(err) == fault.Unauthorized {
+				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
+			}
+			jsonhttp.Error(w, r, err)
+		}
+		s.cfg.Metrics.observe(op, err, req, time.Since(start))
+	}
+}
+
+func (s *server) authenticate(r *request) error {
+	apps, err := s.cfg.Service.Apps()
+	if err != nil {
+		return err
+	}
+	appKey, secret, ok := r.BasicAuth()
+	if !ok {
+		s.cfg.Metrics.authFailure("missing")
+		return fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication")
+	}
+	from := s.clientAddr(r.Request)
+	app, err := apps.Authenticate(appKey, secret, from)
+	r.app = app
+	if err != nil {
+		code := fault.CodeOf(err)
+		s.cfg.Metrics.authFailure(string(code))
+		slog.WarnContext(r.Context(), "authentication failed", "code", code, "address", from, "path", r.URL.Path)
+	}
+	return err
+}
+
+// clientAddr returns the address that the request came from: that of the
+// connection, or, behind trusted proxies, the last one that none of them wrote.
+func (s *server) clientAddr(r *http.Request) netip.Addr {
+	peer := remoteAddr(r.RemoteAddr)
+	if !s.trusts(peer) {
+		return peer
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			return peer // not what a proxy writes: believe nothing of it
+		}
+		if peer = addr.Unmap(); !s.trusts(peer) {
+			return peer
+		}
+	}
+	return peer
+}
+
+func (s *server) trusts(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+func remoteAddr(hostPort string) netip.Addr {
+	host, _, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap().WithZone("")
+}

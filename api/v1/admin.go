@@ -1,0 +1,70 @@
+package v1
+
+import "time"
+
+// The bodies of the admin socket, which serves the command line on the same host.
+
+// NewKey is the body of POST /admin/v1/keys.
+type NewKey struct {
+	Index     uint32 `json:"index,omitzero"` // 0: the lowest that is free
+	Name      string `json:"name,omitempty"`
+	Algorithm string `json:"algorithm,omitempty"`
+}
+
+// AdminKey is a key as administrators see it: wrapped, never in the clear.
+type AdminKey struct {
+	Index     uint32            `json:"index"`
+	Name      string            `json:"name"`
+	Version   uint32            `json:"version"` // the one that encrypts
+	Algorithm string            `json:"algorithm"`
+	State     string            `json:"state"`
+	KCV       string            `json:"kcv"`
+	Wrapped   string            `json:"wrapped"`
+	Created   time.Time         `json:"created"`
+	Versions  []AdminKeyVersion `json:"versions,omitempty"`
+}
+
+// AdminKeyVersion is one version of a key.
+type AdminKeyVersion struct {
+	Version uint32    `json:"version"`
+	State   string    `json:"state"`
+	KCV     string    `json:"kcv"`
+	Wrapped string    `json:"wrapped"`
+	Created time.Time `json:"created"`
+}
+
+// NewApp is the body of POST /admin/v1/apps.
+type NewApp struct {
+	Name    string   `json:"name"`
+	AllowIP []string `json:"allow_ip,omitempty"`
+	Grants  []string `json:"grants,omitempty"`
+}
+
+// Credentials answer the calls that make a secret. It is shown this once.
+type Credentials struct {
+	AppKey    string `json:"app_key"`
+	AppSecret string `json:"app_secret"`
+	Name      string `json:"name"`
+}
+
+// AdminApp is an app as administrators see it.
+type AdminApp struct {
+	Name    string    `json:"name"`
+	AppKey  string    `json:"app_key"`
+	State   string    `json:"state"` // active or disabled
+	AllowIP []string  `json:"allow_ip"`
+	Grants  []string  `json:"grants"`
+	Secrets int       `json:"secrets"` // valid now
+	Created time.Time `json:"created"`
+	Rotated time.Time `json:"rotated"` // when the newest secret was made
+}
+
+// ChangeApp is the body of PATCH /admin/v1/apps/{name}. Each field that is given is
+// one change.
+type ChangeApp struct {
+	AllowIP  string `json:"allow_ip,omitempty"`
+	DenyIP   string `json:"deny_ip,omitempty"`
+	Grant    string `json:"grant,omitempty"`
+	Revoke   string `json:"revoke,omitempty"`
+	Disabled *bool  `json:"disabled,omitempty"`
+}
