@@ -113,11 +113,14 @@ func Decode(w http.ResponseWriter, r *http.Request, limit int64, into any) error
 	return Unmarshal(buf.Bytes(), into)
 }
 
+// curlDefault is what curl -d says of any body.
+const curlDefault = "application/x-www-form-urlencoded"
+
 // CheckType fails unless the request's content type is the given one. A request
-// that names none is taken as meant.
+// that names none, or what curl names where it is told nothing, is taken as meant.
 func CheckType(r *http.Request, want string) error {
 	h := r.Header.Get("Content-Type")
-	if h == "" || h == want {
+	if h == "" || h == want || h == curlDefault {
 		return nil
 	}
 	if media, _, err := mime.ParseMediaType(h); err != nil || media != want {

@@ -1,0 +1,218 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
+)
+
+const pinFileHelp = `file with a card's PIN, mode 0600; give it once for each card. Which card a file is for is
+said by a file beside it, FILE.card, with the card's serial or label; else by its own name, if that is a card's serial,
+label, or the number at a label's end; else the n-th file is for the n-th card in order of labels`
+
+func addPINFiles(cmd *cobra.Command) *[]string {
+	return cmd.Flags().StringArray("pin-file", nil, pinFileHelp)
+}
+
+// pinFile is a PIN file and the card that it is for.
+type pinFile struct {
+	path string
+	card hsm.CardID
+	err  error // why it is for none
+}
+
+// assign finds the card of each PIN file. A PIN is never tried on a card that it is
+// not for, so nothing here tries anything.
+func assign(paths []string, cards []hsm.CardInfo) []pinFile {
+	cards = slices.Clone(cards)
+	slices.SortFunc(cards, func(a, b hsm.CardInfo) int {
+		return cmp.Or(cmp.Compare(a.Label, b.Label), cmp.Compare(a.Serial, b.Serial))
+	})
+	files := make([]pinFile, len(paths))
+	claimed := map[string]bool{} // serials
+	for i, path := range paths {
+		files[i].path = path
+		name, explicit, err := cardName(path)
+		if err != nil {
+			files[i].err = err
+			continue
+		}
+		if c := named(cards, name, explicit); c != nil {
+			files[i].card = c.CardID
+			claimed[c.Serial] = true
+			continue
+		}
+		if explicit {
+			files[i].err = fault.New(fault.CardAbsent, "the card %s, which %s is for, is not in a reader; insert it", name, path)
+		}
+	}
+	for i := range files {
+		if files[i].err != nil || files[i].card.Serial != "" {
+			continue
+		}
+		free := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !claimed[c.Serial] })
+		if free < 0 {
+			files[i].err = fault.New(fault.CardAbsent, "there is no card in a reader for %s; insert it", files[i].path)
+			continue
+		}
+		files[i].card = cards[free].CardID
+		claimed[cards[free].Serial] = true
+	}
+	return files
+}
+
+// cardName returns what a PIN file says of its card, and whether it says so in so
+// many words.
+func cardName(path string) (name string, explicit bool, err error) {
+	raw, err := os.ReadFile(path + ".card")
+	if err == nil {
+		return strings.TrimSpace(string(raw)), true, nil
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return strings.TrimSuffix(filepath.Base(path), ".pin"), false, nil
+	}
+	return "", false, fault.Wrap(fault.BadConfig, err, "the file that names the card")
+}
+
+func named(cards []hsm.CardInfo, name string, explicit bool) *hsm.CardInfo {
+	for i, c := range cards {
+		byNumber := !explicit && (strings.HasSuffix(c.Label, "-"+name) || strings.HasSuffix(c.Label, " "+name))
+		if c.Serial == name || c.Label == name || byNumber {
+			return &cards[i]
+		}
+	}
+	return nil
+}
+
+// eachCard calls f with each card and its PIN: those of the PIN files, or, where none
+// are given, those that are inserted while it asks for their PINs on the terminal.
+// It goes on after a card that fails, and returns all failures. f says when enough
+// cards were given.
+func eachCard(cmd *cobra.Command, console hsm.Console, files []string, f func(card hsm.CardID, pin *secret.Bytes) (enough bool, err error)) error {
+	if len(files) == 0 {
+		return askCards(cmd, console, f)
+	}
+	cards, err := console.Cards(cmd.Context())
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, file := range assign(files, cards) {
+		enough, err := givePIN(file, f)
+		if err != nil {
+			failed = errors.Join(failed, err)
+		}
+		if enough {
+			return nil
+		}
+	}
+	return failed
+}
+
+func givePIN(file pinFile, f func(hsm.CardID, *secret.Bytes) (bool, error)) (bool, error) {
+	if file.err != nil {
+		return false, file.err
+	}
+	pin, err := readSecretFile(file.path)
+	if err != nil {
+		return false, err
+	}
+	defer pin.Wipe()
+	enough, err := f(file.card, pin)
+	if err != nil {
+		err = fault.Wrap(fault.CodeOf(err), err, "%s", file.path)
+	}
+	return enough, err
+}
+
+// pollInterval is how often readers are looked at for a card. PKCS#11's own waiting
+// for slot events does not see a second card in most readers.
+const pollInterval = 400 * time.Millisecond
+
+// askCards asks for the PIN of every card that is found in a reader, once each.
+func askCards(cmd *cobra.Command, console hsm.Console, f func(hsm.CardID, *secret.Bytes) (bool, error)) error {
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return fault.New(fault.Usage, "there is no terminal to ask for PINs; give --pin-file once for each card")
+	}
+	w := cmd.ErrOrStderr()
+	asked := map[string]bool{}
+	waiting := false
+	for {
+		cards, err := console.Cards(cmd.Context())
+		if err != nil {
+			return err
+		}
+		next := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !asked[c.Serial] })
+		if next < 0 {
+			if !waiting {
+				fmt.Fprintln(w, "Insert the next card. (Ctrl-C ends; cards given so far stay given.)")
+				waiting = true
+			}
+			if err := sleep(cmd.Context(), pollInterval); err != nil {
+				return err
+			}
+			continue
+		}
+		waiting = false
+		asked[cards[next].Serial] = true
+		enough, err := askCard(cmd, w, cards[next], f)
+		if err != nil {
+			return err
+		}
+		if enough {
+			return nil
+		}
+	}
+}
+
+// askCard asks for one PIN. A card that is refused is told of; only the end of the
+// terminal ends the asking.
+func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f func(hsm.CardID, *secret.Bytes) (bool, error)) (bool, error) {
+	fmt.Fprintf(w, "Card %q, serial %s. PIN (empty skips this card): ", card.Label, card.Serial)
+	raw, err := term.ReadPassword(int(os.Stdin.Fd()))
+	fmt.Fprintln(w)
+	if err != nil {
+		return false, fault.Wrap(fault.Usage, err, "the PIN could not be read")
+	}
+	if len(raw) == 0 {
+		return false, nil
+	}
+	pin, err := secret.Move(raw)
+	if err != nil {
+		return false, err
+	}
+	defer pin.Wipe()
+	enough, err := f(card.CardID, pin)
+	if err != nil {
+		if cmd.Context().Err() != nil {
+			return false, err
+		}
+		fmt.Fprintf(w, "  refused: %v\n", err)
+	}
+	return enough, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

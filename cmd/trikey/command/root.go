@@ -1,0 +1,147 @@
+// Package command is the trikey command line: one file a verb. Commands on the
+// service's own host talk to its unix sockets; those of IM services go through the
+// SDK, as their programs do.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spf13/cobra"
+
+	"github.com/trikey/trikey/cmd/trikey/config"
+	"github.com/trikey/trikey/internal/fault"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// options are what every command takes.
+type options struct {
+	config string
+	output string
+}
+
+func (o *options) load(flags map[string]string) (*config.Config, error) {
+	return config.Load(o.config, flags)
+}
+
+// Main runs the command line and returns its exit code.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return fault.ExitDone
+	}
+	if code := (exitCode)(0); errors.As(err, &code) {
+		return int(code)
+	}
+	fmt.Fprintf(os.Stderr, "trikey: %v\n", err)
+	return fault.CodeOf(err).Exit()
+}
+
+// exitCode ends a command that has said all there is to say already.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+func newRoot() *cobra.Command {
+	o := &options{}
+	root := &cobra.Command{
+		Use:   "trikey",
+		Short: "Trikey (三钥): the key-management service and crypto machine behind a chat server",
+		Long: `Trikey (三钥) keeps every message of a chat service as ciphertext inside its servers.
+
+Three key cards open the crypto machine; administrators make business keys by
+index; services encrypt, decrypt and re-encrypt by index.
+
+  trikey demo        shows all of it in a directory that it removes again
+  trikey serve       runs the service with its machine
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
+5 not found, 6 verification failed.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default: TRIKEY_CONFIG, ./trikey.yaml or /etc/trikey/trikey.yaml)")
+	root.PersistentFlags().StringVarP(&o.output, "output", "o", defaultOutput(), "table or json")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, "%v", err) })
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if o.output != "table" && o.output != "json" {
+			return fault.New(fault.Usage, "--output is table or json, not %q", o.output)
+		}
+		return nil
+	}
+	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
+		newInspect(o), newDemo(), newVersion(o))
+	asUsage(root)
+	return root
+}
+
+// asUsage makes what cobra finds wrong with arguments a usage error.
+func asUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fault.New(fault.Usage, "%v; see trikey %s --help", err, strings.TrimPrefix(cmd.CommandPath(), "trikey "))
+			}
+			return nil
+		}
+	}
+	if cmd.HasSubCommands() && cmd.RunE == nil {
+		cmd.Args = nil
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fault.New(fault.Usage, "unknown command %q; see %s --help", args[0], cmd.CommandPath())
+			}
+			return cmd.Help()
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		asUsage(sub)
+	}
+}
+
+func defaultOutput() string {
+	if f := os.Getenv("TRIKEY_FORMAT"); f != "" {
+		return f
+	}
+	return "table"
+}
+
+// print writes a result, as JSON or as the table that f writes.
+func (o *options) print(cmd *cobra.Command, value any, table func(w io.Writer)) error {
+	w := cmd.OutOrStdout()
+	if o.output == "json" {
+		raw, err := json.Marshal(value, jsontext.WithIndent("  "))
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "%s\n", raw)
+		return err
+	}
+	table(w)
+	return nil
+}
+
+func newVersion(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.print(cmd, map[string]string{"version": version}, func(w io.Writer) { fmt.Fprintln(w, "trikey", version) })
+		},
+	}
+}

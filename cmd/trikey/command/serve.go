@@ -1,0 +1,228 @@
+package command
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/trikey/trikey/api"
+	"github.com/trikey/trikey/cmd/trikey/config"
+	"github.com/trikey/trikey/hsm/console"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/unixsock"
+)
+
+func newServe(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the service with its crypto machine",
+		Long: `Run the service with the crypto machine in the same process.
+
+It starts sealed: every call is answered with 503 "sealed" until the key cards are
+given (trikey machine unseal). SIGHUP reads the TLS certificate anew; SIGTERM ends the
+service after the calls under way.
+
+Every key of the configuration file can be given as a flag here, and in the
+environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
+		Args: cobra.NoArgs,
+	}
+	values := map[config.Key]*string{}
+	for _, k := range config.Keys() {
+		values[k] = cmd.Flags().String(k.Flag(), "", k.Env())
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		flags := map[string]string{}
+		for k, v := range values {
+			if cmd.Flags().Changed(k.Flag()) {
+				flags[string(k)] = *v
+			}
+		}
+		cfg, err := o.load(flags)
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), cfg)
+	}
+	return cmd
+}
+
+// harden keeps the process's memory out of core dumps and away from other
+// processes of its user.
+func harden() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return err
+	}
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+func serve(ctx context.Context, cfg *config.Config) (err error) {
+	if err := harden(); err != nil {
+		return err
+	}
+	n, err := newNode(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	certificate, err := newCertificate(cfg.API)
+	if err != nil {
+		return err
+	}
+	consoleHandler, err := console.Handler(n.desk)
+	if err != nil {
+		return err
+	}
+	metrics := api.NewMetrics(n.desk.Status)
+	s := &servers{}
+	defer s.close()
+	s.tls("api", cfg.API.Listen, certificate.config(), api.New(api.Config{
+		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies,
+	}))
+	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics))
+	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service))
+	s.unix("machine", cfg.MachineSocket(), consoleHandler)
+	if s.failed != nil {
+		return s.failed
+	}
+	status, err := n.desk.Status(ctx)
+	if err != nil {
+		return err
+	}
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
+		"chip", status.Chip, "memory", status.Memory)
+	return s.run(ctx, certificate)
+}
+
+// certificate is the service's, read anew on SIGHUP.
+type certificate struct {
+	cfg     config.API
+	current atomic.Pointer[tls.Certificate]
+}
+
+func newCertificate(cfg config.API) (*certificate, error) {
+	c := &certificate{cfg: cfg}
+	return c, c.load()
+}
+
+func (c *certificate) load() error {
+	pair, err := tls.LoadX509KeyPair(c.cfg.Cert, c.cfg.Key)
+	if err != nil {
+		return fault.Wrap(fault.BadConfig, err, "the TLS certificate and key of the API (api.cert, api.key)")
+	}
+	c.current.Store(&pair)
+	return nil
+}
+
+// config allows TLS 1.3, and 1.2 with forward secrecy and authenticated ciphers only.
+func (c *certificate) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
+	}
+}
+
+// servers are the listeners of a process.
+type servers struct {
+	all    []*http.Server
+	starts []func() error
+	failed error
+}
+
+func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tlsConfig *tls.Config) {
+	if err != nil {
+		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
+		return
+	}
+	server := &http.Server{
+		Handler: h, TLSConfig: tlsConfig,
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug), // handshakes of scanners, mostly
+	}
+	s.all = append(s.all, server)
+	s.starts = append(s.starts, func() error {
+		if tlsConfig != nil {
+			return server.ServeTLS(l, "", "")
+		}
+		return server.Serve(l)
+	})
+}
+
+func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler) {
+	l, err := net.Listen("tcp", addr)
+	s.add(name, l, err, h, cfg)
+}
+
+func (s *servers) plain(name, addr string, h http.Handler) {
+	l, err := net.Listen("tcp", addr)
+	s.add(name, l, err, h, nil)
+}
+
+func (s *servers) unix(name, path string, h http.Handler) {
+	l, err := unixsock.Listen(path)
+	s.add(name+" socket", l, err, h, nil)
+	if n := len(s.all); err == nil && n > 0 {
+		s.all[n-1].WriteTimeout = 0 // people take their time
+	}
+}
+
+// shutdownTime is how long calls under way may take to end.
+const shutdownTime = 15 * time.Second
+
+// run serves until ctx ends or a listener fails.
+func (s *servers) run(ctx context.Context, c *certificate) error {
+	failed := make(chan error, len(s.starts))
+	for _, start := range s.starts {
+		go func() { failed <- start() }()
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+			if err := c.load(); err != nil {
+				slog.Error("the TLS certificate was not replaced", "error", err)
+				continue
+			}
+			slog.Info("the TLS certificate was read anew")
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			slog.Info("ending, after the calls under way")
+			return s.shutdown()
+		}
+	}
+}
+
+func (s *servers) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	var failed error
+	for _, server := range s.all {
+		failed = errors.Join(failed, server.Shutdown(ctx))
+	}
+	return failed
+}
+
+func (s *servers) close() {
+	for _, server := range s.all {
+		_ = server.Close()
+	}
+}

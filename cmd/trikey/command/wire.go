@@ -1,0 +1,144 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trikey/trikey/cmd/trikey/config"
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/custody"
+	"github.com/trikey/trikey/hsm/p11"
+	"github.com/trikey/trikey/hsm/soft"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/keystore/bolt"
+	"github.com/trikey/trikey/kms"
+)
+
+// node is everything that one process has: this file alone knows which
+// implementations those are.
+type node struct {
+	lock    *os.File // the data directory is ours
+	chip    hsm.Chip
+	engine  hsm.Engine
+	desk    *custody.Desk
+	store   keystore.Store
+	service *kms.Service
+}
+
+// newMachine builds the crypto machine of a configuration.
+func newMachine(cfg *config.Config) (n *node, err error) {
+	n = &node{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return n, fault.Wrap(fault.BadConfig, err, "the data directory")
+	}
+	if n.lock, err = lockDir(cfg.Data); err != nil {
+		return n, err
+	}
+	pin, err := readSecretFile(cfg.Machine.Chip.PINFile)
+	if err != nil {
+		return n, fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
+	}
+	defer pin.Wipe()
+	chip := cfg.Machine.Chip
+	if n.chip, err = openChip(p11.ChipConfig{
+		Module: p11.ModuleConfig{Path: chip.Module, Env: chip.Env}, Label: chip.Label, Serial: chip.Serial, PIN: pin,
+	}); err != nil {
+		return n, err
+	}
+	n.engine = soft.New(soft.Config{Chip: n.chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
+	modules := make([]p11.ModuleConfig, len(cfg.Machine.Cards))
+	for i, m := range cfg.Machine.Cards {
+		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
+	}
+	n.desk, err = custody.New(custody.Config{
+		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine,
+		Opened:  n.opened,
+		Sealing: n.sealing,
+	})
+	return n, err
+}
+
+// openChip keeps a nil *p11.Chip from becoming a hsm.Chip that is not nil.
+func openChip(cfg p11.ChipConfig) (hsm.Chip, error) {
+	c, err := p11.OpenChip(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// newNode builds the machine and the service over it.
+func newNode(cfg *config.Config) (n *node, err error) {
+	if n, err = newMachine(cfg); err != nil {
+		return n, err
+	}
+	store, err := bolt.Open(bolt.Config{Path: filepath.Join(cfg.Data, "store.db")})
+	if err != nil {
+		return n, errors.Join(err, n.Close())
+	}
+	n.store = store
+	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
+	return n, nil
+}
+
+// opened starts the service when the machine has opened.
+func (n *node) opened(ctx context.Context) error {
+	if n.service == nil {
+		return nil
+	}
+	return n.service.Load(ctx)
+}
+
+func (n *node) sealing() {
+	if n.service != nil {
+		n.service.Unload()
+	}
+}
+
+// Close releases everything, in the reverse order.
+func (n *node) Close() error {
+	var failed error
+	if n.service != nil {
+		failed = errors.Join(failed, n.service.Close())
+	}
+	if n.desk != nil {
+		failed = errors.Join(failed, n.desk.Close())
+	}
+	if n.engine != nil {
+		failed = errors.Join(failed, n.engine.Close())
+	}
+	if n.chip != nil {
+		failed = errors.Join(failed, n.chip.Close())
+	}
+	if n.store != nil {
+		failed = errors.Join(failed, n.store.Close())
+	}
+	if n.lock != nil {
+		failed = errors.Join(failed, n.lock.Close())
+	}
+	return failed
+}
+
+// lockDir makes sure that one process has the data directory.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fault.Wrap(fault.BadConfig, err, "the data directory")
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fault.New(fault.StoreLocked, "the data directory %s is in use by another trikey process; stop that one first", dir)
+	}
+	return f, nil
+}

@@ -1,0 +1,203 @@
+// Package config reads Trikey's configuration: one YAML file, whose every key can
+// also be given in the environment (TRIKEY_API_LISTEN for api.listen) and as a flag
+// (--api-listen). A flag wins over the environment, and that over the file. A key
+// that is not known is an error that names its line.
+//
+// Paths in the file are relative to the file's directory.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/trikey/trikey/internal/fault"
+)
+
+// Config is the whole configuration.
+type Config struct {
+	Data    string  `yaml:"data"`   // directory of the key store, the machine's record and the sockets
+	Region  string  `yaml:"region"` // bound into the root set and every key; cannot be changed later
+	API     API     `yaml:"api"`
+	Ops     Ops     `yaml:"ops"`
+	Machine Machine `yaml:"machine"`
+	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
+}
+
+// API is the data plane.
+type API struct {
+	Listen         string         `yaml:"listen"`
+	Cert           string         `yaml:"cert"` // PEM file
+	Key            string         `yaml:"key"`  // PEM file, mode 0600
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+}
+
+// Ops is the listener of health checks and metrics. It has no TLS: keep it on
+// loopback.
+type Ops struct {
+	Listen string `yaml:"listen"`
+}
+
+// Machine is the crypto machine in this process.
+type Machine struct {
+	Chip  Chip     `yaml:"chip"`
+	Cards []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
+	Keys  int      `yaml:"keys"`  // business keys kept unwrapped in locked memory
+}
+
+// Module is a PKCS#11 library.
+type Module struct {
+	Module string            `yaml:"module"`
+	Env    map[string]string `yaml:"env"`
+}
+
+// Chip is the machine's own token.
+type Chip struct {
+	Module  string            `yaml:"module"`
+	Env     map[string]string `yaml:"env"`
+	Label   string            `yaml:"label"`
+	Serial  string            `yaml:"serial"`
+	PINFile string            `yaml:"pin_file"` // mode 0600
+}
+
+// AdminSocket is the path of the admin socket.
+func (c *Config) AdminSocket() string { return filepath.Join(c.Data, "admin.sock") }
+
+// MachineSocket is the path of the machine's console.
+func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.sock") }
+
+// Default is the configuration of an empty file.
+func Default() *Config {
+	return &Config{
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Keys: 16384},
+	}
+}
+
+// Places are where the configuration is looked for when no file is named.
+var Places = []string{"trikey.yaml", "/etc/trikey/trikey.yaml"}
+
+// Load reads the configuration. path may be empty: then Places are tried. flags has the
+// values of flags that were given, by key (api.listen).
+func Load(path string, flags map[string]string) (*Config, error) {
+	c := Default()
+	if path == "" {
+		path = os.Getenv("TRIKEY_CONFIG")
+	}
+	for _, place := range Places {
+		if _, err := os.Stat(place); path == "" && err == nil {
+			path = place
+		}
+	}
+	if path == "" {
+		return nil, fault.New(fault.BadConfig, "there is no configuration: name one with --config, or make a directory to try with "+
+			"(trikey demo --dir DIR --setup-only)")
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.Wrap(fault.BadConfig, err, "the configuration cannot be read")
+	}
+	d := yaml.NewDecoder(bytes.NewReader(raw))
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fault.New(fault.BadConfig, "%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if err := c.override(flags); err != nil {
+		return nil, err
+	}
+	return c, c.resolve(filepath.Dir(path))
+}
+
+// Key is a key of the configuration, like api.listen.
+type Key string
+
+// Env is the environment's variable for the key.
+func (k Key) Env() string {
+	return "TRIKEY_" + strings.ToUpper(strings.ReplaceAll(string(k), ".", "_"))
+}
+
+// Flag is the flag's name for the key.
+func (k Key) Flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(string(k)) }
+
+// Keys returns every key.
+func Keys() []Key {
+	var keys []Key
+	Default().walk(func(k Key, _ reflect.Value) error { keys = append(keys, k); return nil })
+	return keys
+}
+
+// walk calls f with every key and the field it sets.
+func (c *Config) walk(f func(Key, reflect.Value) error) error {
+	var visit func(prefix string, v reflect.Value) error
+	visit = func(prefix string, v reflect.Value) error {
+		for i := range v.NumField() {
+			name := prefix + v.Type().Field(i).Tag.Get("yaml")
+			var err error
+			if v.Field(i).Kind() == reflect.Struct {
+				err = visit(name+".", v.Field(i))
+			} else {
+				err = f(Key(name), v.Field(i))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return visit("", reflect.ValueOf(c).Elem())
+}
+
+// override applies the environment and the flags. A value is read as the file's would
+// be.
+func (c *Config) override(flags map[string]string) error {
+	return c.walk(func(k Key, field reflect.Value) error {
+		value, from := os.Getenv(k.Env()), k.Env()
+		if v, ok := flags[string(k)]; ok {
+			value, from = v, "--"+k.Flag()
+		}
+		if value == "" {
+			return nil
+		}
+		if field.Kind() == reflect.String {
+			field.SetString(value)
+			return nil
+		}
+		if err := yaml.Unmarshal([]byte(value), field.Addr().Interface()); err != nil {
+			return fault.New(fault.BadConfig, "%s: %v", from, err)
+		}
+		return nil
+	})
+}
+
+// resolve makes paths absolute.
+func (c *Config) resolve(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	paths := []*string{&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile}
+	for i := range c.Machine.Cards {
+		paths = append(paths, &c.Machine.Cards[i].Module)
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	return nil
+}
+
+// Save writes the configuration to a new file.
+func (c *Config) Save(path string) error {
+	raw, err := yaml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, raw, 0o600)
+}
