@@ -23,6 +23,7 @@ type CardInfo struct {
 	PINLocked    bool   `json:"pin_locked"`
 	PINFinalTry  bool   `json:"pin_final_try"`
 	PINCountLow  bool   `json:"pin_count_low"`
+	Given        bool   `json:"given"` // to the unsealing under way
 }
 
 // Reader is where cards are inserted: every slot of every configured module.

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -127,7 +128,11 @@ func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
 func (d *Desk) Cards(ctx context.Context) ([]hsm.CardInfo, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.cfg.Reader.Cards(ctx)
+	cards, err := d.cfg.Reader.Cards(ctx)
+	for i := range cards {
+		cards[i].Given = slices.ContainsFunc(d.given, func(g given) bool { return g.serial == cards[i].Serial })
+	}
+	return cards, err
 }
 
 // Present gives one card to the unsealing.
@@ -259,9 +264,18 @@ func (d *Desk) readShare(ctx context.Context, id hsm.CardID, pin *secret.Bytes, 
 		return nil, err
 	}
 	if found == nil {
+		if errors.Is(problem, fault.CardEmpty) && d.isOurs(id.Serial) {
+			problem = fault.New(fault.CardDamaged, "card %q (serial %s) was dealt a share of this machine, but no share can be read from it any more: "+
+				"it is damaged or was erased; use another card, and replace this one", id.Label, id.Serial)
+		}
 		return nil, problem
 	}
 	return found, nil
+}
+
+// isOurs reports whether the machine's record has a card of that serial.
+func (d *Desk) isOurs(serial string) bool {
+	return d.record != nil && slices.ContainsFunc(d.record.Cards, func(c hsm.CardRecord) bool { return c.Serial == serial })
 }
 
 // withCard runs f on a card that is logged in to.

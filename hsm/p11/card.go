@@ -140,6 +140,9 @@ func (c *card) each(ctx context.Context, f func(o pkcs11.ObjectHandle, value *se
 			return err
 		}
 		raw, err := c.s.attribute(o, pkcs11.CKA_VALUE)
+		if errors.Is(err, fault.ModuleFault) {
+			err = fault.Wrap(fault.CardDamaged, err, "an object on the card cannot be read: the card is damaged; use another card, and replace this one")
+		}
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ import (
 
 const pinFileHelp = `file with a card's PIN, mode 0600; give it once for each card. Which card a file is for is
 said by a file beside it, FILE.card, with the card's serial or label; else by its own name, if that is a card's serial,
-label, or the number at a label's end; else the n-th file is for the n-th card in order of labels`
+label, or the number at a label's end; else the n-th such file is for the n-th card, in order of labels, that is not given yet`
 
 func addPINFiles(cmd *cobra.Command) *[]string {
 	return cmd.Flags().StringArray("pin-file", nil, pinFileHelp)
@@ -64,7 +64,7 @@ func assign(paths []string, cards []hsm.CardInfo) []pinFile {
 		if files[i].err != nil || files[i].card.Serial != "" {
 			continue
 		}
-		free := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !claimed[c.Serial] })
+		free := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !claimed[c.Serial] && !c.Given })
 		if free < 0 {
 			files[i].err = fault.New(fault.CardAbsent, "there is no card in a reader for %s; insert it", files[i].path)
 			continue
@@ -156,7 +156,7 @@ func askCards(cmd *cobra.Command, console hsm.Console, f func(hsm.CardID, *secre
 		if err != nil {
 			return err
 		}
-		next := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !asked[c.Serial] })
+		next := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !asked[c.Serial] && !c.Given })
 		if next < 0 {
 			if !waiting {
 				fmt.Fprintln(w, "Insert the next card. (Ctrl-C ends; cards given so far stay given.)")

@@ -5,12 +5,10 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/go-json-experiment/json"
@@ -28,6 +26,8 @@ var version = "dev"
 type options struct {
 	config string
 	output string
+
+	started bool // a command has begun: what fails now is no usage error
 }
 
 func (o *options) load(flags map[string]string) (*config.Config, error) {
@@ -38,26 +38,21 @@ func (o *options) load(flags map[string]string) (*config.Config, error) {
 func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := newRoot()
+	o := &options{}
+	root := newRoot(o)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return fault.ExitDone
 	}
-	if code := (exitCode)(0); errors.As(err, &code) {
-		return int(code)
-	}
 	fmt.Fprintf(os.Stderr, "trikey: %v\n", err)
+	if !o.started {
+		return fault.ExitUsage
+	}
 	return fault.CodeOf(err).Exit()
 }
 
-// exitCode ends a command that has said all there is to say already.
-type exitCode int
-
-func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
-
-func newRoot() *cobra.Command {
-	o := &options{}
+func newRoot(o *options) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "trikey",
 		Short: "Trikey (三钥): the key-management service and crypto machine behind a chat server",
@@ -78,7 +73,6 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default: TRIKEY_CONFIG, ./trikey.yaml or /etc/trikey/trikey.yaml)")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", defaultOutput(), "table or json")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.New(fault.Usage, "%v", err) })
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if o.output != "table" && o.output != "json" {
 			return fault.New(fault.Usage, "--output is table or json, not %q", o.output)
@@ -87,31 +81,28 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 	}
 	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
 		newInspect(o), newDemo(), newVersion(o))
-	asUsage(root)
+	o.track(root)
 	return root
 }
 
-// asUsage makes what cobra finds wrong with arguments a usage error.
-func asUsage(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return fault.New(fault.Usage, "%v; see trikey %s --help", err, strings.TrimPrefix(cmd.CommandPath(), "trikey "))
-			}
-			return nil
-		}
-	}
-	if cmd.HasSubCommands() && cmd.RunE == nil {
-		cmd.Args = nil
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+// track notes when a command begins: whatever fails before that is about how it was
+// called. A group without a command shows its help.
+func (o *options) track(cmd *cobra.Command) {
+	run := cmd.RunE
+	if run == nil {
+		run = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fault.New(fault.Usage, "unknown command %q; see %s --help", args[0], cmd.CommandPath())
 			}
 			return cmd.Help()
 		}
 	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o.started = true
+		return run(cmd, args)
+	}
 	for _, sub := range cmd.Commands() {
-		asUsage(sub)
+		o.track(sub)
 	}
 }
 

@@ -1,0 +1,143 @@
+// Package memscan looks for secrets in the memory of another process. It is a tool of
+// the tests that prove where keys are not.
+package memscan
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Needle is a secret to look for.
+type Needle struct {
+	Name  string `json:"name"`
+	Value []byte `json:"value"`
+}
+
+// Hit is a place where a needle was found.
+type Hit struct {
+	Name    string `json:"name"`
+	Form    string `json:"form"`
+	Address uint64 `json:"address"`
+	Region  string `json:"region"` // its line of /proc/PID/maps
+}
+
+// Report is the outcome of a scan.
+type Report struct {
+	Scanned    int64    `json:"scanned"`    // bytes that could be read
+	Unreadable []string `json:"unreadable"` // regions that could not
+	Hits       []Hit    `json:"hits"`
+}
+
+// Found reports whether a needle of that name was found.
+func (r Report) Found(name string) bool {
+	return slices.ContainsFunc(r.Hits, func(h Hit) bool { return h.Name == name })
+}
+
+type form struct {
+	name, form string
+	bytes      []byte
+}
+
+// forms returns the shapes in which a secret may lie in memory: as it is, its halves,
+// with its bytes reversed whole or in words, in hexadecimal, and in base64 at any
+// offset.
+func forms(n Needle) []form {
+	var all []form
+	add := func(name string, b []byte) {
+		if len(b) >= 6 {
+			all = append(all, form{n.Name, name, b})
+		}
+	}
+	add("raw", n.Value)
+	if half := len(n.Value) / 2; half >= 12 {
+		add("first half", n.Value[:half])
+		add("second half", n.Value[len(n.Value)-half:])
+	}
+	reversed := bytes.Clone(n.Value)
+	slices.Reverse(reversed)
+	add("reversed", reversed)
+	if len(n.Value)%4 == 0 {
+		swapped := bytes.Clone(n.Value)
+		for i := 0; i < len(swapped); i += 4 {
+			slices.Reverse(swapped[i : i+4])
+		}
+		add("words swapped", swapped)
+	}
+	lower := hex.AppendEncode(nil, n.Value)
+	add("hex", lower)
+	add("HEX", bytes.ToUpper(lower))
+	for offset := range 3 {
+		// Of a value in the middle of a longer text only the whole groups are sure.
+		encoded := base64.StdEncoding.EncodeToString(append(make([]byte, offset), n.Value...))
+		first, last := (offset*8+5)/6, (offset+len(n.Value))*8/6
+		add(fmt.Sprintf("base64 at offset %d", offset), []byte(encoded[first:last]))
+		url := strings.NewReplacer("+", "-", "/", "_").Replace(encoded)
+		add(fmt.Sprintf("base64url at offset %d", offset), []byte(url[first:last]))
+	}
+	return all
+}
+
+const window = 4 << 20
+
+// Scan reads all memory of a process that can be read.
+func Scan(pid int, needles []Needle) (Report, error) {
+	var report Report
+	var all []form
+	overlap := 0
+	for _, n := range needles {
+		if len(n.Value) < 6 {
+			return report, fmt.Errorf("memscan: %s is too short to be told from chance", n.Name)
+		}
+		all = append(all, forms(n)...)
+	}
+	for _, f := range all {
+		overlap = max(overlap, len(f.bytes))
+	}
+	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return report, err
+	}
+	defer func() { _ = maps.Close() }()
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		return report, err
+	}
+	defer func() { _ = mem.Close() }()
+	buf := make([]byte, window+overlap)
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		var start, end uint64
+		if _, err := fmt.Sscanf(lines.Text(), "%x-%x", &start, &end); err != nil {
+			return report, err
+		}
+		scanRegion(&report, mem, lines.Text(), start, end, buf, overlap, all)
+	}
+	if report.Scanned == 0 {
+		return report, errors.New("memscan: no memory could be read")
+	}
+	return report, nil
+}
+
+func scanRegion(report *Report, mem io.ReaderAt, region string, start, end uint64, buf []byte, overlap int, all []form) {
+	for at := start; at < end; at += window {
+		part := buf[:min(uint64(window+overlap), end-at)]
+		n, err := mem.ReadAt(part, int64(at))
+		report.Scanned += int64(min(n, window))
+		for _, f := range all {
+			if i := bytes.Index(part[:n], f.bytes); i >= 0 {
+				report.Hits = append(report.Hits, Hit{f.name, f.form, at + uint64(i), region})
+			}
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			report.Unreadable = append(report.Unreadable, region)
+			return
+		}
+	}
+}
