@@ -13,12 +13,13 @@ const stackDepth = 64 << 10
 // stack that f used. Hash functions and ciphers spill key bytes to the stack,
 // where they would otherwise lie until something else happens to be written
 // there. The stack is grown first, so that growing it under f leaves no copy
-// behind.
+// behind. Vector registers are cleared, as they are after each use of a secret.
 func Scrub(f func() error) error {
 	done := make(chan error)
 	go func() {
 		burn()
 		err := f()
+		clearVectors()
 		burn()
 		done <- err
 	}()

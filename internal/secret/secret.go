@@ -64,6 +64,7 @@ func Fill(n int, f func(b []byte) error) (*Bytes, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer clearVectors()
 	if err := f(s.buf); err != nil {
 		s.Wipe()
 		return nil, err
@@ -85,6 +86,7 @@ func Read(r io.Reader, limit int) (*Bytes, error) {
 		return nil, err
 	}
 	defer page.Wipe()
+	defer clearVectors()
 	n, err := io.ReadFull(r, page.buf)
 	switch {
 	case err == nil:
@@ -106,6 +108,7 @@ func (s *Bytes) Use(f func(b []byte) error) error {
 	if s.buf == nil {
 		return ErrWiped
 	}
+	defer clearVectors()
 	return f(s.buf)
 }
 
