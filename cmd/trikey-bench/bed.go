@@ -1,0 +1,299 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"go.yaml.in/yaml/v3"
+)
+
+// bed is the service under test and the empty handler beside it, each a process of its
+// own.
+type bed struct {
+	dir    string
+	client *http.Client
+	key    string
+	secret string
+	trikey target
+	empty  target
+}
+
+type target struct {
+	address string
+	process *exec.Cmd
+}
+
+// emptyVariable tells a process to be the empty handler; its value is the directory
+// with the certificate.
+const emptyVariable = "TRIKEY_BENCH_EMPTY"
+
+func newBed(ctx context.Context, trikey string) (b *bed, err error) {
+	b = &bed{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	if b.dir, err = os.MkdirTemp("", "trikey-bench-"); err != nil {
+		return b, err
+	}
+	site := filepath.Join(b.dir, "site")
+	command := func(into any, args ...string) error {
+		cmd := exec.CommandContext(ctx, trikey, args...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err == nil && into != nil {
+			err = json.Unmarshal(out, into)
+		}
+		if err != nil {
+			return fmt.Errorf("trikey %s: %w", strings.Join(args[:2], " "), err)
+		}
+		return nil
+	}
+	if err := command(nil, "demo", "--dir", site, "--setup-only"); err != nil {
+		return b, err
+	}
+	config := filepath.Join(site, "trikey.yaml")
+	if err := b.start(ctx, trikey, site, config); err != nil {
+		return b, err
+	}
+	pin := func(n string) string { return "--pin-file=" + filepath.Join(site, "pins", n) }
+	if err := command(nil, "machine", "unseal", "-o", "json", "--config", config, pin("1"), pin("2"), pin("3")); err != nil {
+		return b, err
+	}
+	if err := command(nil, "key", "create", "--config", config, "--index", "7", "--name", "chat"); err != nil {
+		return b, err
+	}
+	var app struct {
+		Name      string `json:"name"`
+		AppKey    string `json:"app_key"`
+		AppSecret string `json:"app_secret"`
+	}
+	err = command(&app, "app", "create", "--config", config, "--name", "im", "--allow-ip", "127.0.0.1/32",
+		"--grant", "keys=1-99;ops=encrypt,decrypt,reencrypt", "-o", "json")
+	b.key, b.secret = app.AppKey, app.AppSecret
+	return b, err
+}
+
+// start runs both servers and waits for them.
+func (b *bed) start(ctx context.Context, trikey, site, config string) error {
+	raw, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	var cfg struct {
+		API struct {
+			Listen string `yaml:"listen"`
+		} `yaml:"api"`
+	}
+	if err := yaml.Unmarshal(raw, &cfg); err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(filepath.Join(site, "ca.pem"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	b.client = &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, MaxIdleConnsPerHost: 256,
+		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}}
+	b.trikey = target{cfg.API.Listen, exec.CommandContext(ctx, trikey, "serve", "--config", config)}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	b.empty = target{free.Addr().String(), exec.CommandContext(ctx, "/proc/self/exe")}
+	if err := free.Close(); err != nil {
+		return err
+	}
+	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
+	for _, t := range []target{b.trikey, b.empty} {
+		if err := t.process.Start(); err != nil {
+			return err
+		}
+		if err := b.wait(ctx, t.address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bed) wait(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/", nil)
+		if err != nil {
+			return err
+		}
+		res, err := b.client.Do(req)
+		if err == nil {
+			return res.Body.Close()
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s does not answer: %w", address, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (b *bed) close() error {
+	for _, t := range []target{b.trikey, b.empty} {
+		if t.process != nil && t.process.Process != nil {
+			_ = t.process.Process.Kill()
+			_ = t.process.Wait()
+		}
+	}
+	return os.RemoveAll(b.dir)
+}
+
+// serveEmpty reads each body and answers with a few bytes.
+func serveEmpty() error {
+	dir := os.Getenv(emptyVariable)
+	server := &http.Server{
+		Addr: os.Getenv(emptyVariable + "_ADDR"), ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			_, _ = io.WriteString(w, `{"status":"ok"}`)
+		}),
+	}
+	return server.ListenAndServeTLS(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+}
+
+func (b *bed) request(ctx context.Context, l load) (*http.Request, error) {
+	t := b.trikey
+	if l.empty {
+		t = b.empty
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+t.address+l.path, bytes.NewReader(l.body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", l.contentType)
+	req.SetBasicAuth(b.key, b.secret)
+	return req, nil
+}
+
+func (b *bed) encryptOne(ctx context.Context, body []byte) (string, error) {
+	req, err := b.request(ctx, load{path: "/v1/keys/7/encrypt", body: body, contentType: "application/json"})
+	if err != nil {
+		return "", err
+	}
+	res, err := b.client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = res.Body.Close() }()
+	var out struct {
+		Ciphertext string `json:"ciphertext"`
+	}
+	err = json.UnmarshalRead(res.Body, &out)
+	return out.Ciphertext, err
+}
+
+// result is one case in one round.
+type result struct {
+	requests       float64
+	took, cpu      time.Duration
+	p50, p99, p999 time.Duration
+}
+
+// measure runs a case for a time.
+func (b *bed) measure(ctx context.Context, l load, each time.Duration) (result, error) {
+	t := b.trikey
+	if l.empty {
+		t = b.empty
+	}
+	before, err := cpuOf(t.process.Process.Pid)
+	if err != nil {
+		return result{}, err
+	}
+	start := time.Now()
+	var mu sync.Mutex // guards latencies and failed
+	var latencies []time.Duration
+	var failed error
+	var wg sync.WaitGroup
+	for range l.concurrency {
+		wg.Go(func() {
+			mine, err := b.loop(ctx, l, start.Add(each))
+			mu.Lock()
+			defer mu.Unlock()
+			latencies = append(latencies, mine...)
+			failed = errors.Join(failed, err)
+		})
+	}
+	wg.Wait()
+	r := result{requests: float64(len(latencies)), took: time.Since(start)}
+	after, err := cpuOf(t.process.Process.Pid)
+	if failed != nil || err != nil || len(latencies) == 0 {
+		return r, errors.Join(failed, err)
+	}
+	r.cpu = after - before
+	slices.Sort(latencies)
+	at := func(q float64) time.Duration { return latencies[int(q*float64(len(latencies)-1))] }
+	r.p50, r.p99, r.p999 = at(.5), at(.99), at(.999)
+	return r, nil
+}
+
+func (b *bed) loop(ctx context.Context, l load, until time.Time) (latencies []time.Duration, err error) {
+	for time.Now().Before(until) {
+		req, err := b.request(ctx, l)
+		if err != nil {
+			return latencies, err
+		}
+		start := time.Now()
+		res, err := b.client.Do(req)
+		if err != nil {
+			return latencies, err
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		if err = errors.Join(err, res.Body.Close()); err != nil {
+			return latencies, err
+		}
+		if res.StatusCode != http.StatusOK {
+			return latencies, fmt.Errorf("answered %s", res.Status)
+		}
+		latencies = append(latencies, time.Since(start))
+	}
+	return latencies, nil
+}
+
+// clockTick is the unit of /proc/PID/stat: 10 ms on every Linux that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// cpuOf returns the user and system time that a process has used.
+func cpuOf(pid int) (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the command's name in parentheses, with blanks in it perhaps.
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	var total int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return time.Duration(total) * clockTick, nil
+}

@@ -1,0 +1,141 @@
+// Command trikey-bench measures a running Trikey service from outside: operations a
+// second, latencies, and the processor time that the service spends on an operation.
+//
+// It sets up a service as trikey demo does, and beside it an empty handler: the same
+// TLS, the same bodies, no work. Every case is run in turn with all others, round
+// after round, so that the machine's moods fall on all of them alike; what is printed
+// is the median of the rounds, and the ratio to the empty handler of the same round.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"text/tabwriter"
+	"time"
+)
+
+// load is one case.
+type load struct {
+	name        string
+	path        string
+	body        []byte
+	contentType string
+	items       int // operations in one request
+	empty       bool
+	concurrency int
+}
+
+func main() {
+	if os.Getenv(emptyVariable) != "" {
+		fatal(serveEmpty())
+		return
+	}
+	trikey := flag.String("trikey", "bin/trikey", "the command to measure")
+	each := flag.Duration("time", 2*time.Second, "time of one case in one round")
+	rounds := flag.Int("rounds", 5, "rounds")
+	size := flag.Int("size", 256, "bytes of a plaintext")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	fatal(run(ctx, *trikey, *each, *rounds, *size))
+}
+
+func fatal(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "trikey-bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, trikey string, each time.Duration, rounds, size int) (err error) {
+	b, err := newBed(ctx, trikey)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	loads, err := b.loads(ctx, size)
+	if err != nil {
+		return err
+	}
+	results := make([][]result, len(loads))
+	for range rounds {
+		for i, l := range loads {
+			r, err := b.measure(ctx, l, each)
+			if err != nil {
+				return fmt.Errorf("%s: %w", l.name, err)
+			}
+			results[i] = append(results[i], r)
+		}
+	}
+	print(loads, results, size)
+	return nil
+}
+
+// loads makes the cases.
+func (b *bed) loads(ctx context.Context, size int) ([]load, error) {
+	plaintext := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{'x'}, size))
+	const binding = `"context":{"app":"im","chat_type":"group","conversation":"c-4711"}`
+	single := fmt.Appendf(nil, `{"plaintext":%q,%s}`, plaintext, binding)
+	sealed, err := b.encryptOne(ctx, single)
+	if err != nil {
+		return nil, err
+	}
+	batch := func(item string) []byte {
+		items := bytes.Repeat([]byte(item+","), 100)
+		return fmt.Appendf(nil, `{"items":[%s]}`, items[:len(items)-1])
+	}
+	const json = "application/json"
+	kinds := []load{
+		{name: "empty handler", body: single, contentType: json, items: 1, empty: true},
+		{name: "encrypt", path: "/v1/keys/7/encrypt", body: single, contentType: json, items: 1},
+		{name: "encrypt, raw body", path: "/v1/keys/7/encrypt", body: bytes.Repeat([]byte{'x'}, size), contentType: "application/octet-stream", items: 1},
+		{name: "decrypt", path: "/v1/keys/7/decrypt", body: fmt.Appendf(nil, `{"ciphertext":%q,%s}`, sealed, binding), contentType: json, items: 1},
+		{name: "encrypt, batch of 100", path: "/v1/batch/encrypt", body: batch(fmt.Sprintf(`{"key":7,"plaintext":%q,%s}`, plaintext, binding)), contentType: json, items: 100},
+		{name: "decrypt, batch of 100", path: "/v1/batch/decrypt", body: batch(fmt.Sprintf(`{"ciphertext":%q,%s}`, sealed, binding)), contentType: json, items: 100},
+	}
+	var all []load
+	for _, concurrency := range []int{1, 16, 64} {
+		for _, k := range kinds {
+			k.concurrency = concurrency
+			all = append(all, k)
+		}
+	}
+	return all, nil
+}
+
+func print(loads []load, results [][]result, size int) {
+	fmt.Printf("%d-byte plaintexts, TLS 1.3, HTTP/1.1 keep-alive, closed loop; medians. CPU is the server's, user and system.\n\n", size)
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "case\tc\titems/s\tp50 µs\tp99 µs\tp99.9 µs\tCPU µs/item\tCPU µs/request\tCPU ÷ empty\t")
+	var empty []result
+	for i, l := range loads {
+		if l.empty {
+			empty = results[i]
+		}
+		median := func(f func(r, empty result) float64) float64 {
+			values := make([]float64, len(results[i]))
+			for j, r := range results[i] {
+				values[j] = f(r, empty[j])
+			}
+			slices.Sort(values)
+			return values[len(values)/2]
+		}
+		micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.1f\t%.2f\t\n", l.name, l.concurrency,
+			median(func(r, _ result) float64 { return r.requests / r.took.Seconds() * float64(l.items) }),
+			median(func(r, _ result) float64 { return micro(r.p50) }),
+			median(func(r, _ result) float64 { return micro(r.p99) }),
+			median(func(r, _ result) float64 { return micro(r.p999) }),
+			median(func(r, _ result) float64 { return micro(r.cpu) / r.requests / float64(l.items) }),
+			median(func(r, _ result) float64 { return micro(r.cpu) / r.requests }),
+			median(func(r, e result) float64 { return (micro(r.cpu) / r.requests) / (micro(e.cpu) / e.requests) }))
+	}
+	_ = t.Flush()
+}
