@@ -192,11 +192,13 @@ func (b *bench) sealRecord(dst []byte, id hsm.RecordID, plaintext []byte) ([]byt
 }
 
 func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, error) {
-	altered := fault.New(fault.RecordDamaged, "record %s: edited, copied from another, or sealed by another machine; "+
-		"restore the key store from a backup", id.Name)
+	altered := func() error {
+		return fault.New(fault.RecordDamaged, "record %s: edited, copied from another, or sealed by another machine; "+
+			"restore the key store from a backup", id.Name)
+	}
 	if len(sealed) < recordHead+envelope.NonceSize || sealed[0] != recordFormat ||
 		binary.BigEndian.Uint32(sealed[1:]) != b.root.Generation {
-		return dst, altered
+		return dst, altered()
 	}
 	c, err := b.recordCipher()
 	if err != nil {
@@ -205,7 +207,7 @@ func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, 
 	head, rest := sealed[:recordHead], sealed[recordHead:]
 	out, err := c.Open(dst, rest[:envelope.NonceSize], rest[envelope.NonceSize:], b.recordAAD(head, id))
 	if err != nil {
-		return dst, altered
+		return dst, altered()
 	}
 	return out, nil
 }

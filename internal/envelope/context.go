@@ -28,7 +28,6 @@ func (c Context) Validate() error {
 	if len(c) > MaxPairs {
 		return fault.New(fault.BadRequest, "context: %d fields; at most %d are allowed", len(c), MaxPairs)
 	}
-	size := len(contextPrefix)
 	for key, value := range c {
 		switch {
 		case key == "":
@@ -40,12 +39,19 @@ func (c Context) Validate() error {
 		case len(value) > MaxValue:
 			return fault.New(fault.BadRequest, "context.%s: longer than %d bytes", key, MaxValue)
 		}
-		size += 4 + len(key) + 4 + len(value)
 	}
-	if size > MaxContext {
+	if c.canonicalSize() > MaxContext {
 		return fault.New(fault.BadRequest, "context: larger than %d bytes", MaxContext)
 	}
 	return nil
+}
+
+func (c Context) canonicalSize() int {
+	size := len(contextPrefix)
+	for key, value := range c {
+		size += 4 + len(key) + 4 + len(value)
+	}
+	return size
 }
 
 // AppendCanonical appends the context's canonical form to dst:
@@ -53,7 +59,7 @@ func (c Context) Validate() error {
 // length of the name in 4 bytes, the name, the length of the value in 4 bytes, the
 // value. Lengths keep fields apart: no two contexts have one form.
 func (c Context) AppendCanonical(dst []byte) []byte {
-	dst = append(dst, contextPrefix...)
+	dst = append(slices.Grow(dst, c.canonicalSize()), contextPrefix...)
 	var few [8]string // most contexts need no allocation
 	for _, key := range sorted(few[:0], c) {
 		dst = appendField(appendField(dst, key), c[key])

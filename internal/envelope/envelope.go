@@ -84,21 +84,22 @@ func AppendText(dst, binary []byte) []byte {
 	return base64.RawURLEncoding.AppendEncode(append(dst, TextPrefix...), binary)
 }
 
+var errNoText = fault.New(fault.DecryptFailed, "not a ciphertext of the form %s…", TextPrefix)
+
 // strict refuses the non-zero trailing bits that would give one ciphertext several texts.
 var strict = base64.RawURLEncoding.Strict()
 
 // DecodeText appends the binary form of a text to dst. Every ciphertext has
 // exactly one text: anything else is fault.DecryptFailed.
 func DecodeText(dst, text []byte) ([]byte, error) {
-	bad := fault.New(fault.DecryptFailed, "not a ciphertext of the form %s…", TextPrefix)
 	rest, ok := bytes.CutPrefix(text, []byte(TextPrefix))
 	// The decoder skips line ends; a ciphertext has none.
 	if !ok || bytes.ContainsAny(rest, "\r\n") {
-		return dst, bad
+		return dst, errNoText
 	}
 	out, err := strict.AppendDecode(dst, rest)
 	if err != nil {
-		return dst, bad
+		return dst, errNoText
 	}
 	return out, nil
 }
