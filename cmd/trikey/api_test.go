@@ -254,8 +254,15 @@ func TestTamper(t *testing.T) {
 			s.wantError(s.post(path, raw[:n], "Content-Type", "application/octet-stream", "Trikey-Context", header), 422, "decrypt_failed")
 		}
 		for _, c := range []object{
-			nil, {}, {"app": "im"}, {"conversation": "c-1"}, {"app": "im", "conversation": "c-2"}, {"app": "im", "conversation": "c-1", "x": ""},
-			{"app": "im", "Conversation": "c-1"}, {"app": "imc", "onversation": "c-1"}, {"app": "im ", "conversation": "c-1"},
+			nil,
+			{},
+			{"app": "im"},
+			{"conversation": "c-1"},
+			{"app": "im", "conversation": "c-2"},
+			{"app": "im", "conversation": "c-1", "x": ""},
+			{"app": "im", "Conversation": "c-1"},
+			{"app": "imc", "onversation": "c-1"},
+			{"app": "im ", "conversation": "c-1"},
 		} {
 			s.wantError(s.post(path, object{"ciphertext": text, "context": c}), 422, "decrypt_failed")
 		}

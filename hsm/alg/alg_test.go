@@ -2,14 +2,13 @@ package alg_test
 
 import (
 	"bytes"
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"reflect"
 	"testing"
-
-	"crypto/hkdf"
 
 	"github.com/emmansun/gmsm/sm3"
 

@@ -70,7 +70,9 @@ func initToken(cfg ModuleConfig, label string, soPIN, pin *secret.Bytes) (before
 }
 
 // pinString is a string over the bytes, not a copy of them.
-func pinString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+func pinString(b []byte) string {
+	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // a copy would lie on the heap
+}
 
 func setPINs(c *pkcs11.Ctx, slot uint, label, soPIN, pin string) error {
 	if err := c.InitToken(slot, soPIN, label); err != nil {

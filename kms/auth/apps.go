@@ -153,10 +153,6 @@ func secretEntry(appKey string, number uint32) string {
 // wrong and an app that is disabled.
 var errUnauthorized = fault.New(fault.Unauthorized, "the AppKey or AppSecret is not valid")
 
-// nobody is compared with where there is no app, so that an unknown AppKey costs
-// what a known one does.
-var nobody digest
-
 // Authenticate returns the app of an AppKey if the secret is one of its and the
 // address is on its whitelist.
 func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*App, error) {
@@ -174,6 +170,8 @@ func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*App, error
 		}
 	}
 	a.mu.RUnlock()
+	// Every place is compared, filled or not, so that an unknown AppKey costs what a
+	// known one does.
 	match := 0
 	for i := range valid {
 		equal := subtle.ConstantTimeCompare(presented[:], valid[i][:])

@@ -128,7 +128,7 @@ func (k Key) Flag() string { return strings.NewReplacer(".", "-", "_", "-").Repl
 // Keys returns every key.
 func Keys() []Key {
 	var keys []Key
-	Default().walk(func(k Key, _ reflect.Value) error { keys = append(keys, k); return nil })
+	_ = Default().walk(func(k Key, _ reflect.Value) error { keys = append(keys, k); return nil })
 	return keys
 }
 
