@@ -95,7 +95,7 @@ type ReencryptRequest struct {
 // was; the version is the newest of the key in any case.
 type Target struct {
 	Key       KeyRef   `json:"key,omitempty"`
-	Context   *Context `json:"context,omitempty"`
+	Context   *Context `json:"context,omitzero"`
 	Algorithm string   `json:"algorithm,omitempty"`
 }
 
@@ -171,7 +171,7 @@ type SealedItem struct {
 // OpenedItem is a result of batch/decrypt: Plaintext, which may be empty but is
 // there, and the fields after it, or Error.
 type OpenedItem struct {
-	Plaintext *[]byte    `json:"plaintext,omitempty"`
+	Plaintext *[]byte    `json:"plaintext,omitzero"`
 	Key       uint32     `json:"key,omitzero"`
 	Version   uint32     `json:"version,omitzero"`
 	Error     *ItemError `json:"error,omitempty"`

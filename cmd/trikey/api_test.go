@@ -390,6 +390,16 @@ func TestBatch(t *testing.T) {
 			t.Errorf("item %d: %s", i, back.raw)
 		}
 	}
+	// The empty plaintext is there, and not left out; the empty context is one.
+	nothing := s.encrypt("7", []byte{}, nil)
+	if a := s.post("/v1/batch/decrypt", object{"items": []object{{"ciphertext": nothing}}}); !bytes.Contains(a.raw, []byte(`"plaintext":""`)) {
+		t.Errorf("an empty plaintext: %s", a.raw)
+	}
+	bound := s.encrypt("7", []byte("x"), object{"c": "1"})
+	unbound := s.post("/v1/reencrypt", object{"ciphertext": bound, "context": object{"c": "1"}, "to": object{"context": object{}}})
+	if a := s.post("/v1/keys/7/decrypt", object{"ciphertext": unbound.text("ciphertext")}); a.text("plaintext") != b64("x") {
+		t.Errorf("re-encrypted to no context: %s, %s", unbound.raw, a.raw)
+	}
 	if empty := batch("/v1/batch/encrypt", []any{}); len(empty) != 0 {
 		t.Error("an empty batch has results")
 	}
