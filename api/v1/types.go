@@ -41,15 +41,8 @@ func (k KeyRef) Index() (uint32, bool) {
 	return uint32(n), err == nil
 }
 
-// MarshalJSON writes an index as a number and a name as a string.
-func (k KeyRef) MarshalJSON() ([]byte, error) {
-	if n, ok := k.Index(); ok {
-		return strconv.AppendUint(nil, uint64(n), 10), nil
-	}
-	return strconv.AppendQuote(nil, string(k)), nil
-}
-
-// UnmarshalJSON reads a number or a string.
+// UnmarshalJSON reads a number or a string. No name has a character that JSON would
+// write in a way that Go does not read.
 func (k *KeyRef) UnmarshalJSON(raw []byte) error {
 	text := string(raw)
 	if len(raw) >= 2 && raw[0] == '"' {

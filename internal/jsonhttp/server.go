@@ -73,6 +73,7 @@ func Handle[In, Out any](limit int64, f func(r *http.Request, in In) (Out, error
 // is longer than limit.
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, buf *bytes.Buffer) error {
 	if r.ContentLength > limit {
+		drain(r, limit)
 		return tooLarge(limit)
 	}
 	if r.ContentLength > 0 {
@@ -82,12 +83,17 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, buf *bytes.Bu
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
+		drain(r, limit)
 		return tooLarge(limit)
 	case err != nil:
 		return fault.New(fault.BadRequest, "the body ended early")
 	}
 	return nil
 }
+
+// drain reads the rest of a body that is too large, up to a bound: a client that is
+// still sending would not read the answer.
+func drain(r *http.Request, limit int64) { _, _ = io.CopyN(io.Discard, r.Body, 4*limit) }
 
 func tooLarge(limit int64) error {
 	return fault.New(fault.TooLarge, "the body is larger than %d bytes", limit)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,20 +19,43 @@ import (
 // Listen listens on a socket at path. It replaces a socket that a dead process
 // left behind; the caller makes sure that no living one has it.
 func Listen(path string) (net.Listener, error) {
-	if len(path) > 107 {
-		return nil, fmt.Errorf("the socket's path is longer than the 107 bytes that Linux allows: %s", path)
-	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	address, release, err := short(path)
 	if err != nil {
 		return nil, err
+	}
+	defer release()
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		return nil, err
+	}
+	// The address means something else once release has run; the next Listen
+	// removes the socket.
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &listener{l}, nil
+}
+
+// maxAddress is the longest address of a unix socket on Linux.
+const maxAddress = 107
+
+// short returns an address for the socket at path, which may be longer than an address
+// can be: then by way of the directory's descriptor. release gives that back.
+func short(path string) (address string, release func(), err error) {
+	if len(path) <= maxAddress {
+		return path, func() {}, nil
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), func() { _ = dir.Close() }, nil
 }
 
 // listener drops connections of other users.
@@ -78,7 +102,12 @@ func Client(path string) *http.Client {
 	var d net.Dialer
 	return &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return d.DialContext(ctx, "unix", path)
+			address, release, err := short(path)
+			if err != nil {
+				return nil, err
+			}
+			defer release()
+			return d.DialContext(ctx, "unix", address)
 		},
 		IdleConnTimeout: time.Minute,
 	}}

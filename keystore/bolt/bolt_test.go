@@ -197,7 +197,8 @@ func TestKill(t *testing.T) {
 
 func child(t *testing.T, do, path string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "STORE_TEST_DO="+do, "STORE_TEST_PATH="+path)
+	cmd.Env = append(os.Environ(), "STORE_TEST_DO="+do, "STORE_TEST_PATH="+path,
+		"GORACE=atexit_sleep_ms=0") // the race detector waits a second at each exit otherwise
 	return cmd
 }
 
