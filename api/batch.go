@@ -127,7 +127,7 @@ func itemError(err error) *v1.ItemError {
 	if err == nil {
 		return nil
 	}
-	p := fault.ProblemOf(err, "")
+	p := fault.ProblemOf(public(err), "")
 	return &v1.ItemError{Code: p.Code, Detail: p.Detail}
 }
 
@@ -157,12 +157,17 @@ func (s *server) batchEncrypt(r *request) error {
 			Input: item.Plaintext, Output: make([]byte, 0, len(item.Plaintext)+envelope.Overhead),
 		}, nil
 	})
+	return r.answerSealed(calls, func(i int) string { return b.items[i].Reference }, err)
+}
+
+// answerSealed answers a batch whose results are ciphertexts.
+func (r *request) answerSealed(calls []kms.Call, reference func(i int) string, err error) error {
 	if err != nil {
 		return err
 	}
 	out := v1.Batch[v1.SealedItem]{Items: make([]v1.SealedItem, len(calls))}
 	for i := range calls {
-		out.Items[i] = sealedItem(&calls[i], b.items[i].Reference)
+		out.Items[i] = sealedItem(&calls[i], reference(i))
 	}
 	return r.answer(out)
 }
@@ -206,12 +211,5 @@ func (s *server) batchReencrypt(r *request) error {
 		input, err := decodeText(item.Ciphertext)
 		return reencryption(input, item.Context, item.To), err
 	})
-	if err != nil {
-		return err
-	}
-	out := v1.Batch[v1.SealedItem]{Items: make([]v1.SealedItem, len(calls))}
-	for i := range calls {
-		out.Items[i] = sealedItem(&calls[i], b.items[i].Reference)
-	}
-	return r.answer(out)
+	return r.answerSealed(calls, func(i int) string { return b.items[i].Reference }, err)
 }

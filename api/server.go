@@ -8,10 +8,12 @@
 package api
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -69,7 +71,13 @@ type request struct {
 }
 
 // key returns the reference in the request's path.
-func (r *request) key() string { return chi.URLParam(r.Request, "key") }
+func (r *request) key() string {
+	raw := chi.URLParam(r.Request, "key")
+	if plain, err := url.PathUnescape(raw); err == nil {
+		return plain
+	}
+	return raw
+}
 
 func (r *request) answer(value any) error {
 	jsonhttp.Write(r.w, http.StatusOK, value)
@@ -91,10 +99,19 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 			if fault.CodeOf(err) == fault.Unauthorized {
 				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
 			}
-			jsonhttp.Error(w, r, err)
+			jsonhttp.Error(w, r, public(err))
 		}
 		s.cfg.Metrics.observe(op, err, req, time.Since(start))
 	}
+}
+
+// public is the error that a caller sees: of a ciphertext that does not open, nothing
+// more than that.
+func public(err error) error {
+	if errors.Is(err, fault.DecryptFailed) {
+		return fault.DecryptFailed
+	}
+	return err
 }
 
 func (s *server) authenticate(r *request) error {
@@ -113,7 +130,7 @@ func (s *server) authenticate(r *request) error {
 	if err != nil {
 		code := fault.CodeOf(err)
 		s.cfg.Metrics.authFailure(string(code))
-		slog.WarnContext(r.Context(), "authentication failed", "code", code, "address", from, "path", r.URL.Path)
+		slog.WarnContext(r.Context(), "authentication failed", "code", string(code), "address", from, "path", r.URL.Path)
 	}
 	return err
 }

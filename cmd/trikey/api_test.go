@@ -93,6 +93,20 @@ func TestRefusals(t *testing.T) {
 	}
 	s.wantError(s.call(http.MethodGet, "/v1/keys/7/encrypt", nil), 405, "method_not_allowed")
 	s.wantError(s.post("/v1/keys/7/encrypt", object{"plaintext": ""}, "Content-Type", "text/html"), 415, "unsupported_media_type")
+	s.wantError(s.post("/v1/keys/7/encrypt", object{"plaintext": ""}, "Content-Encoding", "gzip"), 415, "unsupported_media_type")
+	if a := s.post("/v1/keys/%63hat/encrypt", object{"plaintext": ""}); a.status != 200 {
+		t.Errorf("a name in percent encoding: %s", a.raw)
+	}
+	// Whatever is wrong with a ciphertext, the caller is told the same.
+	first := s.post("/v1/keys/7/decrypt", object{"ciphertext": "nonsense"})
+	for _, c := range []object{{"ciphertext": good}, {"ciphertext": "tk1.AAAA"}, {"ciphertext": good[:60]}, {"ciphertext": good, "context": object{"c": "2"}}} {
+		a := s.post("/v1/keys/7/decrypt", c)
+		delete(a.body, "request_id")
+		delete(first.body, "request_id")
+		if fmt.Sprint(a.body) != fmt.Sprint(first.body) {
+			t.Errorf("%v is told from %v", a.body, first.body)
+		}
+	}
 	if a := s.call(http.MethodGet, "/v1/keys/chat", nil); a.status != 200 || a.body["index"] != 7.0 || a.text("algorithm") != "aes-256-gcm" || bytes.Contains(a.raw, []byte("tw1.")) {
 		t.Errorf("key metadata: %s", a.raw)
 	}

@@ -72,6 +72,9 @@ func Handle[In, Out any](limit int64, f func(r *http.Request, in In) (Out, error
 // ReadBody appends the request's body to buf, and fails with fault.TooLarge when it
 // is longer than limit.
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, buf *bytes.Buffer) error {
+	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return fault.New(fault.UnsupportedMedia, "content encoding %q is not supported; send the body as it is", e)
+	}
 	if r.ContentLength > limit {
 		drain(r, limit)
 		return tooLarge(limit)
