@@ -30,6 +30,7 @@ func newCardList(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			cards = inOrder(cards)
 			return o.print(cmd, cards, func(w io.Writer) {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(t, "LABEL\tSERIAL\tMAKER\tMODEL\tPIN")

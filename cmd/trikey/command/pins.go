@@ -38,10 +38,7 @@ type pinFile struct {
 // assign finds the card of each PIN file. A PIN is never tried on a card that it is
 // not for, so nothing here tries anything.
 func assign(paths []string, cards []hsm.CardInfo) []pinFile {
-	cards = slices.Clone(cards)
-	slices.SortFunc(cards, func(a, b hsm.CardInfo) int {
-		return cmp.Or(cmp.Compare(a.Label, b.Label), cmp.Compare(a.Serial, b.Serial))
-	})
+	cards = inOrder(cards)
 	files := make([]pinFile, len(paths))
 	claimed := map[string]bool{} // serials
 	for i, path := range paths {
@@ -73,6 +70,13 @@ func assign(paths []string, cards []hsm.CardInfo) []pinFile {
 		claimed[cards[free].Serial] = true
 	}
 	return files
+}
+
+// inOrder sorts cards by label: the order in which they are listed and asked for.
+func inOrder(cards []hsm.CardInfo) []hsm.CardInfo {
+	return slices.SortedFunc(slices.Values(cards), func(a, b hsm.CardInfo) int {
+		return cmp.Or(cmp.Compare(a.Label, b.Label), cmp.Compare(a.Serial, b.Serial))
+	})
 }
 
 // cardName returns what a PIN file says of its card, and whether it says so in so
@@ -156,6 +160,7 @@ func askCards(cmd *cobra.Command, console hsm.Console, f func(hsm.CardID, *secre
 		if err != nil {
 			return err
 		}
+		cards = inOrder(cards)
 		next := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !asked[c.Serial] && !c.Given })
 		if next < 0 {
 			if !waiting {
@@ -168,42 +173,39 @@ func askCards(cmd *cobra.Command, console hsm.Console, f func(hsm.CardID, *secre
 			continue
 		}
 		waiting = false
-		asked[cards[next].Serial] = true
-		enough, err := askCard(cmd, w, cards[next], f)
-		if err != nil {
+		enough, again, err := askCard(cmd, w, cards[next], f)
+		if err != nil || enough {
 			return err
 		}
-		if enough {
-			return nil
-		}
+		asked[cards[next].Serial] = !again
 	}
 }
 
 // askCard asks for one PIN. A card that is refused is told of; only the end of the
-// terminal ends the asking.
-func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f func(hsm.CardID, *secret.Bytes) (bool, error)) (bool, error) {
+// terminal ends the asking. After a wrong PIN the person, and nobody else, may try
+// again.
+func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f func(hsm.CardID, *secret.Bytes) (bool, error)) (enough, again bool, err error) {
 	fmt.Fprintf(w, "Card %q, serial %s. PIN (empty skips this card): ", card.Label, card.Serial)
 	raw, err := term.ReadPassword(int(os.Stdin.Fd()))
 	fmt.Fprintln(w)
 	if err != nil {
-		return false, fault.Wrap(fault.Usage, err, "the PIN could not be read")
+		return false, false, fault.Wrap(fault.Usage, err, "the PIN could not be read")
 	}
 	if len(raw) == 0 {
-		return false, nil
+		return false, false, nil
 	}
 	pin, err := secret.Move(raw)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	defer pin.Wipe()
-	enough, err := f(card.CardID, pin)
-	if err != nil {
+	if enough, err = f(card.CardID, pin); err != nil {
 		if cmd.Context().Err() != nil {
-			return false, err
+			return false, false, err
 		}
 		fmt.Fprintf(w, "  refused: %v\n", err)
 	}
-	return enough, nil
+	return enough, errors.Is(err, fault.PINIncorrect), nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
