@@ -20,7 +20,7 @@ FUZZTIME ?= 30s
 .PHONY: build demo run test lint fuzz bench vuln deps clean help
 
 build: deps ## build bin/trikey
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/trikey ./cmd/trikey
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/trikey ./cmd/trikey
 
 demo: build ## run the main job in a throw-away directory
 	bin/trikey demo

@@ -46,8 +46,7 @@ func Release(b *bytes.Buffer) {
 	if b.Cap() > maxKept {
 		return
 	}
-	all := b.Bytes()
-	clear(all[:cap(all)])
+	clear(b.Bytes()) // all that was written since the last Release
 	buffers.Put(b)
 }
 

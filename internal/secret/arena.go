@@ -15,7 +15,7 @@ const (
 )
 
 const (
-	chunkSize = 128 << 10 // bytes mapped at a time
+	chunkSize = 64 << 10 // bytes mapped at a time
 	minSlot   = 32        // the commonest secret is a 256-bit key
 )
 

@@ -59,9 +59,17 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 }
 
 // harden keeps the process's memory out of core dumps and away from other
-// processes of its user.
+// processes of its user, and takes as much locked memory for keys as it may.
 func harden() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return err
+	}
+	var locked unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &locked); err != nil {
+		return err
+	}
+	locked.Cur = locked.Max
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &locked); err != nil {
 		return err
 	}
 	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
