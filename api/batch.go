@@ -123,23 +123,6 @@ func doBatch[T any](s *server, r *request, b batch[T], prepare func(*T) (kms.Cal
 	return all, nil
 }
 
-func itemError(err error) *v1.ItemError {
-	if err == nil {
-		return nil
-	}
-	p := fault.ProblemOf(public(err), "")
-	return &v1.ItemError{Code: p.Code, Detail: p.Detail}
-}
-
-func sealedItem(c *kms.Call, reference string) v1.SealedItem {
-	if c.Err != nil {
-		return v1.SealedItem{Error: itemError(c.Err), Reference: reference}
-	}
-	return v1.SealedItem{
-		Ciphertext: encodeText(c.Output), Key: c.KeyIndex, Version: c.KeyVersion, Algorithm: c.KeyAlgorithm.String(), Reference: reference,
-	}
-}
-
 func (s *server) batchEncrypt(r *request) error {
 	b, err := readBatch[v1.EncryptItem](r)
 	if err != nil {
@@ -157,19 +140,10 @@ func (s *server) batchEncrypt(r *request) error {
 			Input: item.Plaintext, Output: make([]byte, 0, len(item.Plaintext)+envelope.Overhead),
 		}, nil
 	})
-	return r.answerSealed(calls, func(i int) string { return b.items[i].Reference }, err)
-}
-
-// answerSealed answers a batch whose results are ciphertexts.
-func (r *request) answerSealed(calls []kms.Call, reference func(i int) string, err error) error {
 	if err != nil {
 		return err
 	}
-	out := v1.Batch[v1.SealedItem]{Items: make([]v1.SealedItem, len(calls))}
-	for i := range calls {
-		out.Items[i] = sealedItem(&calls[i], reference(i))
-	}
-	return r.answer(out)
+	return r.answerBatch(calls, func(i int) string { return b.items[i].Reference }, appendSealed)
 }
 
 func (s *server) batchDecrypt(r *request) error {
@@ -187,16 +161,7 @@ func (s *server) batchDecrypt(r *request) error {
 	if err != nil {
 		return err
 	}
-	out := v1.Batch[v1.OpenedItem]{Items: make([]v1.OpenedItem, len(calls))}
-	for i := range calls {
-		c := &calls[i]
-		out.Items[i] = v1.OpenedItem{Error: itemError(c.Err), Reference: b.items[i].Reference}
-		if c.Err == nil {
-			plaintext := filled(c.Output)
-			out.Items[i].Plaintext, out.Items[i].Key, out.Items[i].Version = &plaintext, c.KeyIndex, c.KeyVersion
-		}
-	}
-	return r.answer(out)
+	return r.answerBatch(calls, func(i int) string { return b.items[i].Reference }, appendOpened)
 }
 
 func (s *server) batchReencrypt(r *request) error {
@@ -211,5 +176,8 @@ func (s *server) batchReencrypt(r *request) error {
 		input, err := decodeText(item.Ciphertext)
 		return reencryption(input, item.Context, item.To), err
 	})
-	return r.answerSealed(calls, func(i int) string { return b.items[i].Reference }, err)
+	if err != nil {
+		return err
+	}
+	return r.answerBatch(calls, func(i int) string { return b.items[i].Reference }, appendSealed)
 }

@@ -206,6 +206,9 @@ func Write(w http.ResponseWriter, status int, value any) {
 	send(w, status, ContentType, buf.Bytes())
 }
 
+// WriteRaw answers with JSON that is encoded already.
+func WriteRaw(w http.ResponseWriter, status int, body []byte) { send(w, status, ContentType, body) }
+
 func send(w http.ResponseWriter, status int, media string, body []byte) {
 	h := w.Header()
 	h["Content-Type"] = []string{media}

@@ -16,7 +16,7 @@ const (
 
 const (
 	chunkSize = 64 << 10 // bytes mapped at a time
-	minSlot   = 32        // the commonest secret is a 256-bit key
+	minSlot   = 32       // the commonest secret is a 256-bit key
 )
 
 // process is the arena of this process.
