@@ -96,6 +96,7 @@ func KCV(key []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	defer clear(sum) // the other 13 bytes would confirm a guess of the key
 	return "cmac-aes:" + hex.EncodeToString(sum[:3]), nil
 }
 

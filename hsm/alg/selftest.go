@@ -104,6 +104,24 @@ var knownAnswers = answers{
 			ciphertext: "0388dace60b6a392f328c2b971b2fe78ab6e47d42cec13bdf53a67b21257bddf",
 		},
 		{
+			source: "AES-256-GCM, GCM specification, test case 16", suite: AES256GCM,
+			key:   "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+			nonce: "cafebabefacedbaddecaf888", aad: "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+			plaintext: "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72" +
+				"1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+			ciphertext: "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa" +
+				"8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
+		},
+		{
+			source: "AES-128-GCM, GCM specification, test case 4", suite: AES128GCM,
+			key:   "feffe9928665731c6d6a8f9467308308",
+			nonce: "cafebabefacedbaddecaf888", aad: "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+			plaintext: "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72" +
+				"1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+			ciphertext: "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e" +
+				"21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e0915bc94fbc3221a5db94fae95ae7121a47",
+		},
+		{
 			source: "ChaCha20-Poly1305, RFC 8439 section 2.8.2", suite: ChaCha20Poly1305,
 			key:   "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f",
 			nonce: "070000004041424344454647", aad: "50515253c0c1c2c3c4c5c6c7",

@@ -157,7 +157,7 @@ func (d *Desk) Deal(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (hsm.
 		envelope.Wipe()
 		return hsm.Progress{}, err
 	}
-	if err := d.write(ctx, id, pin, share, envelope); err != nil {
+	if err := secret.Scrub(func() error { return d.write(ctx, id, pin, share, envelope) }); err != nil {
 		envelope.Wipe()
 		kept.Wipe()
 		return hsm.Progress{}, err
@@ -243,8 +243,8 @@ func (d *Desk) Verify(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (hs
 	if at < 0 {
 		return hsm.Progress{}, fault.New(fault.CardOtherMachine, "card %q (serial %s) is not one of this ceremony", id.Label, id.Serial)
 	}
-	share, err := d.readShare(ctx, id, pin, &c.manifest)
-	if err != nil {
+	var share *hsm.Share
+	if err := secret.Scrub(func() (err error) { share, err = d.readShare(ctx, id, pin, &c.manifest); return err }); err != nil {
 		return hsm.Progress{}, err
 	}
 	if c.dealt[at].readBack != nil {

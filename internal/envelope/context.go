@@ -23,25 +23,42 @@ const contextPrefix = "trikey/v1/context"
 // and the empty context are the same.
 type Context map[string]string
 
-// Validate reports the first thing about the context that is not allowed.
+// Validate reports what about the context is not allowed: where several fields
+// are wrong, the first of them by name.
 func (c Context) Validate() error {
 	if len(c) > MaxPairs {
 		return fault.New(fault.BadRequest, "context: %d fields; at most %d are allowed", len(c), MaxPairs)
 	}
+	var wrong error
+	var name string
 	for key, value := range c {
-		switch {
-		case key == "":
-			return fault.New(fault.BadRequest, "context: a field has no name")
-		case len(key) > MaxContextKey:
-			return fault.New(fault.BadRequest, "context: a field's name is longer than %d bytes", MaxContextKey)
-		case !utf8.ValidString(key) || !utf8.ValidString(value):
-			return fault.New(fault.BadRequest, "context: a field is not valid UTF-8")
-		case len(value) > MaxValue:
-			return fault.New(fault.BadRequest, "context.%s: longer than %d bytes", key, MaxValue)
+		if wrong != nil && key > name {
+			continue
+		}
+		if err := validateField(key, value); err != nil {
+			wrong, name = err, key
 		}
 	}
-	if c.canonicalSize() > MaxContext {
+	if wrong == nil && c.canonicalSize() > MaxContext {
 		return fault.New(fault.BadRequest, "context: larger than %d bytes", MaxContext)
+	}
+	return wrong
+}
+
+// validateField names the field as it is only when the name is one that is
+// allowed; else it is cut short and quoted, to be fit to print.
+func validateField(key, value string) error {
+	switch {
+	case key == "":
+		return fault.New(fault.BadRequest, "context: a field has no name")
+	case len(key) > MaxContextKey:
+		return fault.New(fault.BadRequest, "context: the name of the field %.32q… is longer than %d bytes", key, MaxContextKey)
+	case !utf8.ValidString(key):
+		return fault.New(fault.BadRequest, "context: the name of the field %q is not valid UTF-8", key)
+	case len(value) > MaxValue:
+		return fault.New(fault.BadRequest, "context.%s: longer than %d bytes", key, MaxValue)
+	case !utf8.ValidString(value):
+		return fault.New(fault.BadRequest, "context.%s: not valid UTF-8", key)
 	}
 	return nil
 }
