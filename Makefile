@@ -12,8 +12,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -X github.com/trikey/trikey/cmd/trikey/command.version=$(VERSION)
 
 # Packages with concurrency of their own run under the race detector. The command's
-# tests drive the built binary from outside, where it would see nothing.
-RACE := ./api/... ./hsm/... ./internal/... ./keystore/... ./kms/... ./sdk/...
+# tests drive the built binary from outside, where it would see nothing. Every other
+# package, a new one too, runs with it.
+NORACE := ^github.com/trikey/trikey/cmd/
 
 FUZZTIME ?= 30s
 
@@ -29,23 +30,28 @@ run: build ## run a service to try by hand, in .run; Ctrl-C ends it
 	bin/trikey demo --dir .run --serve --base-port 7443
 
 test: deps ## run every test
-	$(GO) test -race -timeout 15m $(RACE)
+	@packages=$$($(GO) list ./...) || exit 1; \
+	set -x; $(GO) test -race -timeout 15m $$(grep -v '$(NORACE)' <<<"$$packages")
 	$(GO) test -timeout 15m ./cmd/...
 
-lint: ## formatting, vet, linters, import direction, module files
-	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+lint: deps ## formatting, vet, linters, import direction, module files
+	@unformatted=$$($(TOOL) gofumpt -l .) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofumpt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 
-fuzz: ## run every fuzz target for FUZZTIME
-	@for package in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-	    echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+fuzz: deps ## run every fuzz target for FUZZTIME
+	@packages=$$($(GO) list ./...) || exit 1; found=0; \
+	for package in $$packages; do \
+	  list=$$($(GO) test -list '^Fuzz' $$package) || { echo "$$list"; exit 1; }; \
+	  for target in $$(echo "$$list" | grep '^Fuzz'); do \
+	    found=$$((found+1)); echo "$$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 	  done; \
-	done
+	done; \
+	[ $$found -gt 0 ] || { echo "no fuzz target found"; exit 1; }
 
 bench: build ## benchmarks beside the code, then the service from outside
 	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./keystore/bolt ./api
@@ -56,9 +62,8 @@ vuln: ## known vulnerabilities in what we use (asks the Go vulnerability databas
 
 deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu)
 	@need=; \
-	ls $${TRIKEY_SOFTHSM_MODULE:-/usr/lib/softhsm/libsofthsm2.so} /usr/lib/*/softhsm/libsofthsm2.so >/dev/null 2>&1 || \
-	  [ -n "$$(ls $${TRIKEY_SOFTHSM_MODULE:-/usr/lib/softhsm/libsofthsm2.so} /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null)" ] || need="softhsm2"; \
-	command -v $${CC:-gcc} >/dev/null || need="$$need gcc libc6-dev"; \
+	[ -n "$$(ls $${TRIKEY_SOFTHSM_MODULE:-/usr/lib/softhsm/libsofthsm2.so} /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null)" ] || need=softhsm2; \
+	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
 	if [ -n "$$need" ]; then \
 	  command -v apt-get >/dev/null || { echo "install these first: $$need"; exit 1; }; \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
