@@ -141,7 +141,8 @@ func (s *session) message(b *business, suite alg.ID, salt [envelope.SaltSize]byt
 	}
 	key, err := secret.Fill(a.KeySize, func(dst []byte) error {
 		return b.key.Use(func(k []byte) error {
-			return suite.MessageKey(dst, k, salt[:], b.header.Index, b.header.Version)
+			// A business key outlives its cache in what a derivation leaves behind.
+			return secret.Scrub(func() error { return suite.MessageKey(dst, k, salt[:], b.header.Index, b.header.Version) })
 		})
 	})
 	if err != nil {

@@ -1,30 +1,62 @@
 package secret
 
 import (
+	"fmt"
 	"reflect"
 	"runtime"
+
+	"golang.org/x/sys/unix"
 )
 
 // stackDepth is how much of a stack Scrub prepares and burns: more than any
 // derivation, cipher set-up or share check below it needs.
 const stackDepth = 64 << 10
 
-// Scrub runs f on a goroutine of its own, waits for it, and overwrites the
-// stack that f used. Hash functions and ciphers spill key bytes to the stack,
-// where they would otherwise lie until something else happens to be written
-// there. The stack is grown first, so that growing it under f leaves no copy
-// behind. Vector registers are cleared, as they are after each use of a secret.
+// Scrub runs f on a goroutine of its own, waits for it, and takes away what f left
+// in the registers and on the stack. Hash functions and ciphers spill key bytes
+// there, where they would otherwise lie until something else happens to be written.
+//
+// The stack is grown first, so that growing it under f leaves no copy behind, and
+// overwritten at the end. No signal reaches the thread while f runs: the kernel
+// saves the registers of a thread that it interrupts to the memory of the process,
+// and the Go runtime, which preempts goroutines by a signal, saves them once more.
 func Scrub(f func() error) error {
 	done := make(chan error)
-	go func() {
-		burn()
-		err := f()
-		clearVectors()
-		burn()
-		done <- err
-	}()
+	go func() { done <- scrubbed(f) }()
 	return <-done
 }
+
+func scrubbed(f func() error) (err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &asynchronous, &before); err != nil {
+		return fmt.Errorf("secret: block signals: %w", err)
+	}
+	defer func() {
+		clearVectors()
+		burn()
+		if unblock := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err == nil {
+			err = unblock
+		}
+	}()
+	burn()
+	return f()
+}
+
+// asynchronous is every signal that may come at any time. Those that a thread
+// brings upon itself stay: blocked, they would end the process without a word.
+// 32 to 34 are the C library's own.
+var asynchronous = func() (set unix.Sigset_t) {
+	for signal := range 64 {
+		switch unix.Signal(signal + 1) {
+		case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS, 32, 33, 34:
+		default:
+			set.Val[signal/64] |= 1 << (signal % 64)
+		}
+	}
+	return set
+}()
 
 // burn overwrites stackDepth bytes of stack below its caller.
 //
