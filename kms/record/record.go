@@ -33,6 +33,8 @@ type Record struct {
 	Content []byte // JSON, or raw bytes
 	Entry   int64  // the store's revision of the entry; 0 for a record not stored yet
 	number  uint64 // the record's own revision
+
+	generation uint32 // of the root that it was read under; 0 for a record not stored yet
 }
 
 // head is the record's own revision, in front of the sealed bytes.
@@ -80,7 +82,7 @@ func (k *Keeper) open(ctx context.Context, r root, entries []keystore.Entry) ([]
 			return nil, fault.New(fault.RecordDamaged, "record %s: not a sealed record; restore the key store from a backup", e.Name)
 		}
 		number := binary.BigEndian.Uint64(e.Value)
-		records[i] = Record{Name: name, Entry: e.Revision, number: number}
+		records[i] = Record{Name: name, Entry: e.Revision, number: number, generation: r.Generation}
 		ops[i] = hsm.Op{Kind: hsm.OpenRecord, Record: hsm.RecordID{Name: name, Revision: number}, Input: e.Value[head:]}
 	}
 	if err := k.Machine.Do(ctx, ops); err != nil {
@@ -105,6 +107,13 @@ type Change struct {
 // Create is the change that adds a record where there is none.
 func Create(name string, content []byte) Change {
 	return Change{Record: Record{Name: name, Content: content}}
+}
+
+// Under has the change apply under that generation of the root only, because what it
+// stores is of that generation.
+func (c Change) Under(generation uint32) Change {
+	c.generation = generation
+	return c
 }
 
 // Replace is the change that gives a record new content.
@@ -153,6 +162,9 @@ func (k *Keeper) seal(ctx context.Context, r root, changes []Change) ([]keystore
 	compares := make([]keystore.Compare, len(changes), len(changes)+1)
 	writes := make([]keystore.Write, len(changes))
 	for i, c := range changes {
+		if c.generation != 0 && c.generation != r.Generation {
+			return nil, nil, ErrRotated
+		}
 		id := hsm.RecordID{Name: c.Name, Revision: c.number + 1}
 		ops[i] = hsm.Op{
 			Kind: hsm.SealRecord, Record: id, Generation: r.Generation, Input: c.Content,
@@ -269,7 +281,9 @@ func Update[T any](ctx context.Context, k *Keeper, name string, f func(*T) error
 		if err := r.Decode(&value); err != nil {
 			return value, 0, err
 		}
-		if err := f(&value); err != nil {
+		if err := f(&value); errors.Is(err, ErrRotated) {
+			continue
+		} else if err != nil {
 			return value, 0, err
 		}
 		content, err := JSON(value)

@@ -126,6 +126,9 @@ func (k *Keeper) Attach(ctx context.Context) error {
 	return nil
 }
 
+// Generation returns the generation of the root that records are kept under now.
+func (k *Keeper) Generation() uint32 { return k.current.get().Generation }
+
 // thaw waits until no rotation holds the records, and returns the root as it is then.
 // Where it is no longer the one before, that is ErrRotated.
 func (k *Keeper) thaw(ctx context.Context, before root) (root, error) {

@@ -66,7 +66,9 @@ func (k *Keeper) Rotate(ctx context.Context, r Rotation) error {
 	}
 	// From here on the next root counts, whatever happens.
 	ctx = context.WithoutCancel(ctx)
-	k.current.set(m.to)
+	held := m.to
+	held.revision = -1 // whoever changes a record waits until the machine has followed
+	k.current.set(held)
 	if err := m.Switched(ctx, records); err != nil {
 		return err
 	}
