@@ -66,6 +66,10 @@ type Chip interface {
 	// Open decrypts what Seal made, into protected memory.
 	Open(ctx context.Context, sealed []byte) (*secret.Bytes, error)
 
+	// Renew destroys the storage key and makes another: nothing that was sealed opens
+	// any more.
+	Renew(ctx context.Context) error
+
 	// Load hands an AES-256 key to the chip, which keeps it as a non-extractable
 	// object until the returned key is closed.
 	Load(ctx context.Context, key *secret.Bytes) (ChipKey, error)

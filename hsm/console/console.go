@@ -79,7 +79,12 @@ func Handler(c hsm.Console) (http.Handler, error) {
 		return jsonhttp.None{}, c.Abort(r.Context())
 	})
 	handle(mux, "POST /v1/begin", func(r *http.Request, plan hsm.Plan) (hsm.Progress, error) { return c.Begin(r.Context(), plan) })
-	handle(mux, "POST /v1/commit", func(r *http.Request, in commitRequest) (hsm.Record, error) { return c.Commit(r.Context(), in.KCV) })
+	handle(mux, "POST /v1/commit", func(r *http.Request, in commitRequest) (hsm.Report, error) {
+		// A switch to a new root must not stop half way because the caller went away.
+		return c.Commit(context.WithoutCancel(r.Context()), in.KCV)
+	})
+	handle(mux, "GET /v1/progress", func(r *http.Request, _ jsonhttp.None) (hsm.Progress, error) { return c.Progress(r.Context()) })
+	handle(mux, "POST /v1/gather", withPIN(h, c.Gather))
 	handle(mux, "POST /v1/present", withPIN(h, c.Present))
 	handle(mux, "POST /v1/inspect", withPIN(h, c.Inspect))
 	handle(mux, "POST /v1/deal", withPIN(h, c.Deal))
@@ -183,6 +188,18 @@ func (c *Client) Begin(ctx context.Context, plan hsm.Plan) (p hsm.Progress, err 
 	return p, err
 }
 
+// Progress is Console.Progress.
+func (c *Client) Progress(ctx context.Context) (p hsm.Progress, err error) {
+	err = c.call(ctx, http.MethodGet, "progress", nil, &p)
+	return p, err
+}
+
+// Gather is Console.Gather.
+func (c *Client) Gather(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (p hsm.Progress, err error) {
+	err = c.sealed(ctx, "gather", card, pin, &p)
+	return p, err
+}
+
 // Deal is Console.Deal.
 func (c *Client) Deal(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (p hsm.Progress, err error) {
 	err = c.sealed(ctx, "deal", card, pin, &p)
@@ -196,7 +213,7 @@ func (c *Client) Verify(ctx context.Context, card hsm.CardID, pin *secret.Bytes)
 }
 
 // Commit is Console.Commit.
-func (c *Client) Commit(ctx context.Context, kcv string) (r hsm.Record, err error) {
+func (c *Client) Commit(ctx context.Context, kcv string) (r hsm.Report, err error) {
 	err = c.call(ctx, http.MethodPost, "commit", commitRequest{kcv}, &r)
 	return r, err
 }

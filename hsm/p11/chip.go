@@ -249,6 +249,21 @@ func (c *Chip) Open(ctx context.Context, sealed []byte) (*secret.Bytes, error) {
 	return c.open(ctx, c.storage, sealed[:nonceSize], sealed[nonceSize:], []byte(chipAAD))
 }
 
+// Renew destroys the storage key and makes another.
+func (c *Chip) Renew(context.Context) error {
+	return c.owner.call("renew the chip's storage key", func(p *pkcs11.Ctx) error {
+		fresh, err := p.GenerateKey(c.owner.handle, mechanism(pkcs11.CKM_AES_KEY_GEN, nil), storageTemplate())
+		if err != nil {
+			return err
+		}
+		if err := p.DestroyObject(c.owner.handle, c.storage); err != nil {
+			return errors.Join(err, p.DestroyObject(c.owner.handle, fresh))
+		}
+		c.storage = fresh
+		return nil
+	})
+}
+
 // Load hands a key to the chip: encrypted to its public key by RSA-OAEP (RFC
 // 8017), unwrapped inside it. Nothing but the chip sees the key after that.
 func (c *Chip) Load(_ context.Context, key *secret.Bytes) (hsm.ChipKey, error) {

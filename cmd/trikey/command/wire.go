@@ -1,7 +1,6 @@
 package command
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -31,7 +30,7 @@ type node struct {
 	service *kms.Service
 }
 
-// newMachine builds the crypto machine of a configuration.
+// newMachine builds the crypto machine of a configuration, without a service.
 func newMachine(cfg *config.Config) (n *node, err error) {
 	n = &node{}
 	defer func() {
@@ -39,34 +38,50 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	if err := n.openEngine(cfg); err != nil {
+		return n, err
+	}
+	n.desk, err = custody.New(n.custody(cfg))
+	return n, err
+}
+
+// openEngine takes the data directory and opens the chip.
+func (n *node) openEngine(cfg *config.Config) (err error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return n, fault.Wrap(fault.BadConfig, err, "the data directory")
+		return fault.Wrap(fault.BadConfig, err, "the data directory")
 	}
 	if n.lock, err = lockDir(cfg.Data); err != nil {
-		return n, err
+		return err
 	}
 	pin, err := readSecretFile(cfg.Machine.Chip.PINFile)
 	if err != nil {
-		return n, fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
+		return fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
 	}
 	defer pin.Wipe()
 	chip := cfg.Machine.Chip
 	if n.chip, err = openChip(p11.ChipConfig{
 		Module: p11.ModuleConfig{Path: chip.Module, Env: chip.Env}, Label: chip.Label, Serial: chip.Serial, PIN: pin,
 	}); err != nil {
-		return n, err
+		return err
 	}
 	n.engine = soft.New(soft.Config{Chip: n.chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
+	return nil
+}
+
+// custody is the configuration of the machine's console.
+func (n *node) custody(cfg *config.Config) custody.Config {
 	modules := make([]p11.ModuleConfig, len(cfg.Machine.Cards))
 	for i, m := range cfg.Machine.Cards {
 		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
 	}
-	n.desk, err = custody.New(custody.Config{
-		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine,
-		Opened:  n.opened,
-		Sealing: n.sealing,
-	})
-	return n, err
+	c := custody.Config{
+		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine, Chip: n.chip,
+		Warm: cfg.Machine.Start == config.StartWarm,
+	}
+	if n.service != nil {
+		c.Service = n.service
+	}
+	return c
 }
 
 // openChip keeps a nil *p11.Chip from becoming a hsm.Chip that is not nil.
@@ -80,30 +95,23 @@ func openChip(cfg p11.ChipConfig) (hsm.Chip, error) {
 
 // newNode builds the machine and the service over it.
 func newNode(cfg *config.Config) (n *node, err error) {
-	if n, err = newMachine(cfg); err != nil {
+	n = &node{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
 	store, err := bolt.Open(bolt.Config{Path: filepath.Join(cfg.Data, "store.db")})
 	if err != nil {
-		return n, errors.Join(err, n.Close())
+		return n, err
 	}
 	n.store = store
 	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
-	return n, nil
-}
-
-// opened starts the service when the machine has opened.
-func (n *node) opened(ctx context.Context) error {
-	if n.service == nil {
-		return nil
-	}
-	return n.service.Load(ctx)
-}
-
-func (n *node) sealing() {
-	if n.service != nil {
-		n.service.Unload()
-	}
+	n.desk, err = custody.New(n.custody(cfg))
+	return n, err
 }
 
 // Close releases everything, in the reverse order.

@@ -49,8 +49,15 @@ type Ops struct {
 type Machine struct {
 	Chip  Chip     `yaml:"chip"`
 	Cards []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
+	Start string   `yaml:"start"` // StartCards, the default, or StartWarm
 	Keys  int      `yaml:"keys"`  // business keys kept unwrapped in locked memory
 }
+
+// How the machine starts.
+const (
+	StartCards = "cards" // sealed; nothing on disk opens it
+	StartWarm  = "warm"  // open, with the root on disk as the chip encrypts it
+)
 
 // Module is a PKCS#11 library.
 type Module struct {
@@ -76,7 +83,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Keys: 16384},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Start: StartCards, Keys: 16384},
 	}
 }
 
@@ -110,6 +117,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	}
 	if err := c.override(flags); err != nil {
 		return nil, err
+	}
+	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
+		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
 	return c, c.resolve(filepath.Dir(path))
 }
