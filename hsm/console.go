@@ -12,6 +12,8 @@ import (
 // one fails with fault.NoCeremony, and one that would start a second with
 // fault.Conflict.
 type Console interface {
+	CardCare
+
 	Status(ctx context.Context) (Status, error)
 
 	// Cards lists the tokens inserted now.

@@ -47,7 +47,7 @@ func newSite(t *testing.T) *site {
 	}
 	engine := soft.New(soft.Config{Chip: hsmtest.NewChip(t), Region: "eu"})
 	t.Cleanup(func() { _ = engine.Close() })
-	s.cfg = custody.Config{Dir: t.TempDir(), Region: "eu", Reader: p11.NewReader(module), Engine: engine}
+	s.cfg = custody.Config{Dir: t.TempDir(), Region: "eu", Reader: p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{module}}), Engine: engine}
 	s.restart()
 	return s
 }

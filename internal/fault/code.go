@@ -53,6 +53,7 @@ const (
 	PINIncorrect       Code = "pin_incorrect"
 	PINLocked          Code = "pin_locked"
 	PINFinalTry        Code = "pin_final_try"
+	PINTriesSpent      Code = "pin_tries_spent"
 	RootMismatch       Code = "root_mismatch"
 	ChipFault          Code = "chip_fault"
 	ModuleFault        Code = "pkcs11_module_fault"
@@ -126,6 +127,7 @@ var kinds = map[Code]kind{
 	PINIncorrect:       {"The PIN is not correct", http.StatusForbidden, ExitRefused, false},
 	PINLocked:          {"The card's PIN is locked", http.StatusForbidden, ExitRefused, false},
 	PINFinalTry:        {"The card has one PIN try left", http.StatusForbidden, ExitRefused, false},
+	PINTriesSpent:      {"The card's PIN was wrong too often at this machine", http.StatusForbidden, ExitRefused, false},
 	RootMismatch:       {"The rebuilt root key is not this machine's", http.StatusUnprocessableEntity, ExitUnverified, false},
 	ChipFault:          {"The machine's chip failed", http.StatusInternalServerError, ExitFailed, false},
 	ModuleFault:        {"A PKCS#11 module failed", http.StatusInternalServerError, ExitFailed, false},

@@ -13,6 +13,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/hsm/p11"
+	"github.com/trikey/trikey/hsm/pintry"
 	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
@@ -61,8 +62,12 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 	for i, m := range cfg.Machine.Cards {
 		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
 	}
+	tries, err := pintry.Open(cfg.Data)
+	if err != nil {
+		return n, err
+	}
 	n.desk, err = custody.New(custody.Config{
-		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine,
+		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine,
 		Opened:  n.opened,
 		Sealing: n.sealing,
 	})
