@@ -29,6 +29,9 @@ func (d *Desk) Format(ctx context.Context, id hsm.CardID, pin *secret.Bytes, for
 	if err := d.idle(); err != nil {
 		return report, err
 	}
+	if id.Serial == "" {
+		return report, fault.New(fault.BadRequest, "card: name the card to format by its serial")
+	}
 	err = secret.Scrub(func() error {
 		return d.withCard(ctx, id, pin, func(card hsm.Card) error { return d.format(ctx, card, force, &report) })
 	})
