@@ -33,7 +33,17 @@ func (d *Desk) Format(ctx context.Context, id hsm.CardID, pin *secret.Bytes, for
 		return report, fault.New(fault.BadRequest, "card: name the card to format by its serial")
 	}
 	err = secret.Scrub(func() error {
-		return d.withCard(ctx, id, pin, func(card hsm.Card) error { return d.format(ctx, card, force, &report) })
+		err := d.withCard(ctx, id, pin, func(card hsm.Card) error { return d.format(ctx, card, force, &report) })
+		if err != nil {
+			return err
+		}
+		// Opened again: a card that was pulled out may look empty, and a share that is
+		// believed to be destroyed must be.
+		if err := d.withCard(ctx, id, pin, func(card hsm.Card) error { return nothingLeft(ctx, card, report) }); err != nil {
+			return fault.Wrap(fault.CodeOf(err), err, "whether card %q (serial %s) is formatted could not be seen; insert it and format it again",
+				id.Label, id.Serial)
+		}
+		return nil
 	})
 	return report, err
 }
@@ -78,6 +88,21 @@ func (d *Desk) format(ctx context.Context, card hsm.Card, force string, report *
 	return nil
 }
 
+// nothingLeft reports an object of Trikey's that is on a card after all.
+func nothingLeft(ctx context.Context, card hsm.Card, report hsm.FormatReport) error {
+	left := 0
+	err := eachShare(ctx, card, func(_ *hsm.Share, err error) (keep bool) {
+		if fault.CodeOf(err) != fault.CardEmpty {
+			left++
+		}
+		return false
+	})
+	if err == nil && left > 0 {
+		err = fault.New(fault.CardDamaged, "%d of its objects were removed, but %d are still there: destroy the card", report.Removed, left)
+	}
+	return err
+}
+
 // Initialise makes a token of a blank card.
 func (d *Desk) Initialise(ctx context.Context, id hsm.CardID, soPIN, pin *secret.Bytes) (hsm.CardID, error) {
 	d.mu.Lock()
@@ -106,5 +131,13 @@ func (d *Desk) ChangePIN(ctx context.Context, id hsm.CardID, old, fresh *secret.
 	if old.Equal(fresh) {
 		return fault.New(fault.BadRequest, "new_pin: it is the old one; nothing was changed")
 	}
-	return d.cfg.Reader.ChangePIN(ctx, id, old, fresh)
+	if err := d.cfg.Reader.ChangePIN(ctx, id, old, fresh); err != nil {
+		return err
+	}
+	// Now, not at the next unsealing, it shows whether the card has taken it.
+	if err := d.withCard(ctx, id, fresh, func(hsm.Card) error { return nil }); err != nil {
+		return fault.Wrap(fault.CodeOf(err), err, "whether card %q (serial %s) has taken its new PIN could not be seen; "+
+			"insert it and inspect it with the new PIN, then with the old one", id.Label, id.Serial)
+	}
+	return nil
 }

@@ -191,6 +191,9 @@ func askCards(cmd *cobra.Command, console hsm.Console, f giveCard) error {
 // again.
 func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f giveCard) (enough, again bool, err error) {
 	ctx, err := permit(cmd, w, card)
+	if errors.Is(err, io.EOF) {
+		return false, false, err
+	}
 	if err != nil {
 		fmt.Fprintf(w, "  refused: %v\n", err)
 		return false, false, nil
