@@ -47,6 +47,17 @@ type Engine interface {
 	// what the machine needs and opens it. The caller wipes root.
 	Open(ctx context.Context, root Root) error
 
+	// OpenNext gives an open machine the root of the next generation beside its own,
+	// for the time of a rotation: it then opens what either has wrapped and sealed,
+	// and Op.Generation chooses between them. A next root given before is forgotten.
+	OpenNext(ctx context.Context, root Root) error
+
+	// Promote makes the next root the machine's own and forgets the one before.
+	Promote(ctx context.Context) error
+
+	// DropNext forgets the next root. Without one it does nothing.
+	DropNext(ctx context.Context) error
+
 	// Seal forgets everything that Open made. Calls under way finish or fail with
 	// fault.Sealed.
 	Seal(ctx context.Context) error
@@ -62,6 +73,7 @@ const (
 	Reencrypt                  // Input ciphertext under Key, Output ciphertext under To
 	SealRecord                 // Input a record of the key store, Output sealed
 	OpenRecord                 // the reverse
+	Rewrap                     // Key a wrapped key, Output the same key wrapped under Generation
 )
 
 // Op is one operation of a call to Machine.Do. Ciphertexts are in binary form
@@ -75,7 +87,10 @@ type Op struct {
 	Context   []byte     // canonical context of Input (Decrypt, Reencrypt) or Output (Encrypt)
 	ToContext []byte     // Reencrypt: canonical context of Output
 	Record    RecordID   // SealRecord, OpenRecord
-	Input     []byte
+	// Generation is that of the root which SealRecord and Rewrap seal under; 0 is the
+	// machine's own. What is opened says itself which root it needs.
+	Generation uint32
+	Input      []byte
 
 	Output []byte // the result, appended to what the caller left here
 	Err    error
@@ -114,6 +129,8 @@ type Status struct {
 	Shares     int    `json:"shares,omitzero"`
 	KCV        string `json:"kcv"`
 	Generation uint32 `json:"generation,omitzero"`
+	RootID     ID     `json:"root_id,omitzero"`
+	SplitID    ID     `json:"split_id,omitzero"`
 	Region     string `json:"region,omitempty"`
 	MachineID  ID     `json:"machine_id,omitzero"`
 	Engine     string `json:"engine,omitempty"`

@@ -117,6 +117,15 @@ func (w WrappedKey) Split() (h WrapHeader, aad, nonce, sealed string, err error)
 	return h, s[:end], s[end : end+wrapNonceSize], s[end+wrapNonceSize:], nil
 }
 
+// Generation returns the generation of the root that wrapped the key, 0 when it is
+// not a wrapped key at all.
+func (w WrappedKey) Generation() uint32 {
+	if len(w) < wrapFixed {
+		return 0
+	}
+	return binary.BigEndian.Uint32([]byte(w[2:6]))
+}
+
 // Header parses the part of the wrapped key that is not secret. Nothing is
 // authenticated by that; only a machine can.
 func (w WrappedKey) Header() (WrapHeader, error) {

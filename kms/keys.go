@@ -52,6 +52,9 @@ func (s *Service) CreateKey(ctx context.Context, who Actor, n NewKey) (*Key, err
 		if n.Index == 0 && errors.Is(err, fault.Conflict) && (n.Name == "" || l.keys.named(n.Name) == nil) {
 			continue // somebody took the index meanwhile
 		}
+		if errors.Is(err, record.ErrRotated) {
+			continue // the key was wrapped by the root before
+		}
 		if err == nil {
 			s.cfg.Log.Info("key created", "by", who, "index", k.Index, "name", k.Name, "algorithm", k.Algorithm, "kcv", k.Newest().KCV)
 		}

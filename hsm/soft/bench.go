@@ -16,7 +16,7 @@ import (
 // bench is where one call works: the ciphers it has built so far, which
 // neighbouring operations share and clear erases.
 type bench struct {
-	*session
+	engine  *Engine
 	ctx     context.Context
 	ciphers []ready
 	scratch []byte // additional data of one operation
@@ -47,24 +47,26 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 	case hsm.Reencrypt:
 		return b.reencrypt(op)
 	case hsm.SealRecord:
-		return b.sealRecord(op.Output, op.Record, op.Input)
+		return b.sealRecord(op.Output, op.Generation, op.Record, op.Input)
 	case hsm.OpenRecord:
 		return b.openRecord(op.Output, op.Record, op.Input)
+	case hsm.Rewrap:
+		return b.rewrap(op.Output, op.Key, op.Generation)
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
 
 func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical, plaintext []byte) ([]byte, error) {
-	k, err := b.business(b.ctx, key)
+	s, k, err := b.business(key)
 	if err != nil {
 		return dst, err
 	}
 	if suite == 0 {
 		suite = k.header.Algorithm
 	}
-	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version, Salt: b.salt()}
+	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version, Salt: s.salt()}
 	_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
-	c, err := b.cipher(key, k, suite, header.Salt)
+	c, err := b.cipher(s, key, k, suite, header.Salt)
 	if err != nil {
 		return dst, err
 	}
@@ -79,14 +81,14 @@ func (b *bench) decrypt(dst []byte, key hsm.WrappedKey, canonical, ciphertext []
 	if err != nil {
 		return dst, err
 	}
-	k, err := b.business(b.ctx, key)
+	s, k, err := b.business(key)
 	if err != nil {
 		return dst, err
 	}
 	if _, err := alg.Lookup(alg.ID(header.Suite)); err != nil || header.Index != k.header.Index || header.Version != k.header.Version {
 		return dst, fault.DecryptFailed
 	}
-	c, err := b.cipher(key, k, alg.ID(header.Suite), header.Salt)
+	c, err := b.cipher(s, key, k, alg.ID(header.Suite), header.Salt)
 	if err != nil {
 		return dst, err
 	}
@@ -108,9 +110,51 @@ func (b *bench) reencrypt(op *hsm.Op) ([]byte, error) {
 	return b.encrypt(op.Output, op.To, op.Algorithm, op.ToContext, plaintext)
 }
 
+// business returns an unwrapped business key, and the session of the root that
+// wrapped it.
+func (b *bench) business(w hsm.WrappedKey) (*session, *business, error) {
+	s, err := b.engine.at(w.Generation())
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := s.business(b.ctx, w)
+	return s, k, err
+}
+
+// rewrap wraps a business key under the root of another generation, and sees that it
+// opens there before it gives it away.
+func (b *bench) rewrap(dst []byte, w hsm.WrappedKey, generation uint32) ([]byte, error) {
+	from, err := b.engine.at(w.Generation())
+	if err != nil {
+		return dst, err
+	}
+	to, err := b.engine.at(generation)
+	if err != nil {
+		return dst, err
+	}
+	header, key, err := from.unwrap(b.ctx, w)
+	if err != nil {
+		return dst, err
+	}
+	defer key.Wipe()
+	moved, err := to.wrap(b.ctx, key, header.Binding)
+	if err != nil {
+		return dst, err
+	}
+	_, again, err := to.unwrap(b.ctx, moved)
+	if err != nil {
+		return dst, err
+	}
+	defer again.Wipe()
+	if !again.Equal(key) {
+		return dst, fault.New(fault.ChipFault, "the chip does not give back the key it wrapped; replace or repair it")
+	}
+	return append(dst, moved...), nil
+}
+
 // cipher returns a cipher for a message key, one that the call has built already
 // where there is one.
-func (b *bench) cipher(wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
+func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
 	id := messageID{k.serial, suite, salt}
 	for i := len(b.ciphers) - 1; i >= 0; i-- {
 		if b.ciphers[i].id == id {
@@ -120,7 +164,7 @@ func (b *bench) cipher(wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [
 	if len(b.ciphers) == maxReady {
 		b.clear()
 	}
-	c, err := b.build(wrapped, k, suite, salt)
+	c, err := b.build(s, wrapped, k, suite, salt)
 	if err == nil {
 		b.ciphers = append(b.ciphers, ready{id, c})
 	}
@@ -129,16 +173,16 @@ func (b *bench) cipher(wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [
 
 // build makes a cipher from its page. A key can be evicted from its cache, and
 // wiped, at any moment before it is used; then it is fetched again.
-func (b *bench) build(wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
+func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
 	for range 8 {
 		var key *secret.Bytes
-		if key, err = b.message(k, suite, salt); err == nil {
+		if key, err = s.message(k, suite, salt); err == nil {
 			err = key.Use(func(raw []byte) (err error) { c, err = alg.NewCipher(suite, raw); return err })
 		}
 		if !errors.Is(err, secret.ErrWiped) {
 			return c, err
 		}
-		if k, err = b.business(b.ctx, wrapped); err != nil {
+		if k, err = s.business(b.ctx, wrapped); err != nil {
 			return c, err
 		}
 	}
@@ -162,14 +206,14 @@ func (b *bench) recordAAD(head []byte, id hsm.RecordID) []byte {
 }
 
 // recordCipher returns the cipher of the record key, built once for the call.
-func (b *bench) recordCipher() (c alg.Cipher, err error) {
-	id := messageID{} // no message key has the suite 0
+func (b *bench) recordCipher(s *session) (c alg.Cipher, err error) {
+	id := messageID{serial: uint64(s.root.Generation)} // no message key has the suite 0
 	for _, r := range b.ciphers {
 		if r.id == id {
 			return r.cipher, nil
 		}
 	}
-	err = b.record.Use(func(key []byte) (err error) { c, err = alg.NewCipher(alg.AES256GCM, key); return err })
+	err = s.record.Use(func(key []byte) (err error) { c, err = alg.NewCipher(alg.AES256GCM, key); return err })
 	if err == nil {
 		b.ciphers = append(b.ciphers, ready{id, c})
 	}
@@ -177,13 +221,17 @@ func (b *bench) recordCipher() (c alg.Cipher, err error) {
 }
 
 // sealRecord returns format 1 | generation 4 | nonce 12 | ciphertext | tag 16.
-func (b *bench) sealRecord(dst []byte, id hsm.RecordID, plaintext []byte) ([]byte, error) {
-	c, err := b.recordCipher()
+func (b *bench) sealRecord(dst []byte, generation uint32, id hsm.RecordID, plaintext []byte) ([]byte, error) {
+	s, err := b.engine.at(generation)
+	if err != nil {
+		return dst, err
+	}
+	c, err := b.recordCipher(s)
 	if err != nil {
 		return dst, err
 	}
 	start := len(dst)
-	dst = binary.BigEndian.AppendUint32(append(dst, recordFormat), b.root.Generation)
+	dst = binary.BigEndian.AppendUint32(append(dst, recordFormat), s.root.Generation)
 	aad := b.recordAAD(dst[start:], id)
 	var nonce [envelope.NonceSize]byte
 	_, _ = rand.Read(nonce[:]) // never fails
@@ -196,11 +244,14 @@ func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, 
 		return fault.New(fault.RecordDamaged, "record %s: edited, copied from another, or sealed by another machine; "+
 			"restore the key store from a backup", id.Name)
 	}
-	if len(sealed) < recordHead+envelope.NonceSize || sealed[0] != recordFormat ||
-		binary.BigEndian.Uint32(sealed[1:]) != b.root.Generation {
+	if len(sealed) < recordHead+envelope.NonceSize || sealed[0] != recordFormat {
 		return dst, altered()
 	}
-	c, err := b.recordCipher()
+	s, err := b.engine.at(binary.BigEndian.Uint32(sealed[1:]))
+	if err != nil {
+		return dst, altered()
+	}
+	c, err := b.recordCipher(s)
 	if err != nil {
 		return dst, err
 	}

@@ -24,17 +24,19 @@ type session struct {
 
 	businesses *cache[hsm.WrappedKey, *business]
 	messages   *cache[messageID, *secret.Bytes]
-	serial     atomic.Uint64 // numbers business keys as they are unwrapped
 
 	epoch atomic.Pointer[epoch]
 }
 
 // business is an unwrapped business key.
 type business struct {
-	serial uint64 // tells it from every other unwrapped in this session
+	serial uint64 // tells it from every other unwrapped in this process
 	header hsm.WrapHeader
 	key    *secret.Bytes
 }
+
+// serial numbers business keys as they are unwrapped.
+var serial atomic.Uint64
 
 // messageID names a message key: what it is derived from.
 type messageID struct {
@@ -105,28 +107,32 @@ func (s *session) business(ctx context.Context, w hsm.WrappedKey) (*business, er
 	if b, ok := s.businesses.get(w); ok {
 		return b, nil
 	}
-	header, aad, nonce, sealed, err := w.Split()
+	header, key, err := s.unwrap(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case header.Region != s.root.Region:
-		return nil, fault.New(fault.WrongRegion, "the key is of region %q, the machine of %q", header.Region, s.root.Region)
-	case header.Suite != hsm.WrapGCM:
-		return nil, fault.New(fault.RecordDamaged, "wrapped key: wrap suite %d is not one that this engine opens", header.Suite)
-	case header.Generation != s.root.Generation:
-		return nil, fault.New(fault.RecordDamaged, "wrapped key: of root generation %d, the machine is at %d", header.Generation, s.root.Generation)
-	}
-	key, err := s.wrapping.Open(ctx, []byte(nonce), []byte(sealed), []byte(aad))
-	switch {
-	case errors.Is(err, fault.DecryptFailed):
-		return nil, fault.New(fault.RecordDamaged, "wrapped key of index %d version %d: altered, or wrapped by another root", header.Index, header.Version)
-	case err != nil:
-		return nil, err
-	}
-	b := &business{serial: s.serial.Add(1), header: header, key: key}
+	b := &business{serial: serial.Add(1), header: header, key: key}
 	s.businesses.put(w, b)
 	return b, nil
+}
+
+// unwrap has the chip open a wrapped key.
+func (s *session) unwrap(ctx context.Context, w hsm.WrappedKey) (hsm.WrapHeader, *secret.Bytes, error) {
+	header, aad, nonce, sealed, err := w.Split()
+	if err != nil {
+		return header, nil, err
+	}
+	switch {
+	case header.Region != s.root.Region:
+		return header, nil, fault.New(fault.WrongRegion, "the key is of region %q, the machine of %q", header.Region, s.root.Region)
+	case header.Suite != hsm.WrapGCM:
+		return header, nil, fault.New(fault.RecordDamaged, "wrapped key: wrap suite %d is not one that this engine opens", header.Suite)
+	}
+	key, err := s.wrapping.Open(ctx, []byte(nonce), []byte(sealed), []byte(aad))
+	if errors.Is(err, fault.DecryptFailed) {
+		err = fault.New(fault.RecordDamaged, "wrapped key of index %d version %d: altered, or wrapped by another root", header.Index, header.Version)
+	}
+	return header, key, err
 }
 
 // message returns the message key derived from b for a suite and salt.

@@ -17,7 +17,11 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	hsmtest.Run(t, func(t *testing.T) hsm.Machine { return hsmtest.Open(t) })
+	hsmtest.RunEngine(t, func(t *testing.T) hsm.Engine {
+		e := soft.New(soft.Config{Chip: hsmtest.NewChip(t), Region: hsmtest.Region})
+		t.Cleanup(func() { _ = e.Close() })
+		return e
+	})
 }
 
 func generate(t testing.TB, e hsm.Machine, index uint32) hsm.WrappedKey {

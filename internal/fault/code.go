@@ -55,6 +55,8 @@ const (
 	PINFinalTry        Code = "pin_final_try"
 	PINTriesSpent      Code = "pin_tries_spent"
 	RootMismatch       Code = "root_mismatch"
+	RootGeneration     Code = "root_generation"
+	CardLost           Code = "card_declared_lost"
 	ChipFault          Code = "chip_fault"
 	ModuleFault        Code = "pkcs11_module_fault"
 	SelfTestFailed     Code = "self_test_failed"
@@ -129,6 +131,8 @@ var kinds = map[Code]kind{
 	PINFinalTry:        {"The card has one PIN try left", http.StatusForbidden, ExitRefused, false},
 	PINTriesSpent:      {"The card's PIN was wrong too often at this machine", http.StatusForbidden, ExitRefused, false},
 	RootMismatch:       {"The rebuilt root key is not this machine's", http.StatusUnprocessableEntity, ExitUnverified, false},
+	RootGeneration:     {"It is of another generation of the root key", http.StatusServiceUnavailable, ExitUnverified, true},
+	CardLost:           {"The card was declared lost", http.StatusConflict, ExitRefused, false},
 	ChipFault:          {"The machine's chip failed", http.StatusInternalServerError, ExitFailed, false},
 	ModuleFault:        {"A PKCS#11 module failed", http.StatusInternalServerError, ExitFailed, false},
 	SelfTestFailed:     {"The known-answer self-test failed", http.StatusInternalServerError, ExitUnverified, false},
