@@ -84,6 +84,11 @@ func TestCarefulLogin(t *testing.T) {
 	if n := s.tries(serial); n != 2 {
 		t.Errorf("%d tries", n)
 	}
+	// Two PIN files for the card, one confirmation: one try.
+	s.wants(4, "CKR_PIN_INCORRECT", append(inspect(wrong, "--last-try", serial), s.pins("1")...)...)
+	if n := s.tries(serial); n != 3 {
+		t.Errorf("%d tries", n)
+	}
 	if r := s.unseal("2", "3"); r.code != 3 || s.state() != "collecting 2/3" {
 		t.Errorf("the other cards: %+v", r)
 	}

@@ -25,25 +25,41 @@ func addLastTry(cmd *cobra.Command) {
 }
 
 // confirmed returns the context of a request to a card: with the confirmation of one
-// more try, if the command line has it.
+// more try, if the command line has it. It takes the serial off the command line, which
+// confirms one try and not one for each PIN file.
 func confirmed(cmd *cobra.Command, serial string) context.Context {
-	serials, err := cmd.Flags().GetStringArray(lastTryFlag)
-	if err == nil && slices.Contains(serials, serial) {
-		return hsm.ConfirmLastTry(cmd.Context(), serial)
+	flag := cmd.Flags().Lookup(lastTryFlag)
+	if flag == nil {
+		return cmd.Context()
 	}
-	return cmd.Context()
+	serials, ok := flag.Value.(interface {
+		GetSlice() []string
+		Replace(serials []string) error
+	})
+	if !ok {
+		return cmd.Context()
+	}
+	left := serials.GetSlice()
+	at := slices.Index(left, serial)
+	if at < 0 || serials.Replace(slices.Delete(left, at, at+1)) != nil {
+		return cmd.Context()
+	}
+	return hsm.ConfirmLastTry(cmd.Context(), serial)
 }
 
 // permit has a person at the terminal confirm a try that may lock the card, where the
 // card or its count says so. It comes before the PIN is asked for.
 func permit(cmd *cobra.Command, w io.Writer, card hsm.CardInfo) (context.Context, error) {
-	ctx := confirmed(cmd, card.Serial)
 	refusal := pintry.Check(card)
 	switch {
-	case refusal == nil || hsm.LastTry(ctx) != "":
-		return ctx, nil
+	case refusal == nil:
+		return cmd.Context(), nil
 	case errors.Is(refusal, fault.PINLocked):
 		return nil, refusal
+	}
+	ctx := confirmed(cmd, card.Serial)
+	if hsm.LastTry(ctx) != "" {
+		return ctx, nil
 	}
 	fmt.Fprintf(w, "Card %q, serial %s: %s. A wrong PIN may lock the card for good.\n", card.Label, card.Serial, pintry.Left(card))
 	if err := typeSerial(cmd, w, card.Serial, "to have its PIN tried once more"); err != nil {

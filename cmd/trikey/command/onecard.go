@@ -39,11 +39,12 @@ func theCard(ctx context.Context, c hsm.Console, name string) (hsm.CardInfo, err
 // withPIN calls f with the PIN of a card: that in the file, or, where none is named,
 // the one that a person types.
 func withPIN(cmd *cobra.Command, card hsm.CardInfo, file string, f func(ctx context.Context, pin *secret.Bytes) error) error {
-	ctx := confirmed(cmd, card.Serial)
+	ctx := cmd.Context()
 	var pin *secret.Bytes
 	var err error
 	switch {
 	case file != "":
+		ctx = confirmed(cmd, card.Serial)
 		pin, err = pinFileOf(card, file)
 	case !atTerminal():
 		err = fault.New(fault.Usage, "there is no terminal to ask for the PIN; give --pin-file")
