@@ -16,6 +16,8 @@ import (
 // that gets a share, Verify for each of those, Commit; which of these it has, its Kind
 // says. Until Commit it can be aborted and leaves nothing.
 type Console interface {
+	CardCare
+
 	Status(ctx context.Context) (Status, error)
 
 	// Cards lists the tokens inserted now.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 )
@@ -81,7 +82,7 @@ func (d *Desk) switchTo(ctx context.Context, c *ceremony) error {
 
 // putRecord writes the machine's record: the moment from which its cards open it.
 func (d *Desk) putRecord(record *hsm.Record) error {
-	if err := writeJSON(d.cfg.Dir, recordFile, record); err != nil {
+	if err := durable.Write(d.cfg.Dir, recordFile, record); err != nil {
 		return fault.Wrap(fault.Internal, err, "write the machine's record; mend it and commit again")
 	}
 	d.record = record

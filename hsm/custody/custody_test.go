@@ -48,7 +48,8 @@ func newSite(t *testing.T) *site {
 	chip := hsmtest.NewChip(t)
 	engine := soft.New(soft.Config{Chip: chip, Region: "eu"})
 	t.Cleanup(func() { _ = engine.Close() })
-	s.cfg = custody.Config{Dir: t.TempDir(), Region: "eu", Reader: p11.NewReader(module), Engine: engine, Chip: chip}
+	reader := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{module}})
+	s.cfg = custody.Config{Dir: t.TempDir(), Region: "eu", Reader: reader, Engine: engine, Chip: chip}
 	s.restart()
 	return s
 }

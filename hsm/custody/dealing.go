@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
@@ -32,7 +33,7 @@ func (d *Desk) deal(c *ceremony, root *secret.Bytes, m hsm.Manifest) error {
 	m.SplitID, m.Shares, m.Threshold = hsm.NewID(), uint8(c.plan.Shares), uint8(c.plan.Threshold)
 	// What may be left on cards by a crash is known before the first card is
 	// written.
-	if err := writeJSON(d.cfg.Dir, pendingFile, pending{append(slices.Clone(c.leftover), m.SplitID)}); err != nil {
+	if err := durable.Write(d.cfg.Dir, pendingFile, pending{append(slices.Clone(c.leftover), m.SplitID)}); err != nil {
 		return err
 	}
 	shares, err := hsm.Deal(root, m)

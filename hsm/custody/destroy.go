@@ -3,11 +3,11 @@ package custody
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 )
@@ -22,7 +22,7 @@ type destroying struct {
 
 func readDestroying(dir string) ([]string, error) {
 	var x destroying
-	_, err := readJSON(filepath.Join(dir, destroyingFile), &x)
+	_, err := durable.Read(filepath.Join(dir, destroyingFile), &x)
 	return x.Serials, err
 }
 
@@ -56,7 +56,7 @@ func (d *Desk) destroy(ctx context.Context, c *ceremony) (notes []string, err er
 		for _, h := range c.gathered {
 			d.destroying = append(d.destroying, h.id.Serial)
 		}
-		if err := writeJSON(d.cfg.Dir, destroyingFile, destroying{d.destroying}); err != nil {
+		if err := durable.Write(d.cfg.Dir, destroyingFile, destroying{d.destroying}); err != nil {
 			d.destroying = nil
 			return nil, err
 		}
@@ -71,7 +71,7 @@ func (d *Desk) destroy(ctx context.Context, c *ceremony) (notes []string, err er
 			continue
 		}
 		d.destroying = slices.DeleteFunc(d.destroying, func(s string) bool { return s == h.id.Serial })
-		if err := writeJSON(d.cfg.Dir, destroyingFile, destroying{d.destroying}); err != nil {
+		if err := durable.Write(d.cfg.Dir, destroyingFile, destroying{d.destroying}); err != nil {
 			return notes, err
 		}
 	}
@@ -83,13 +83,10 @@ func (d *Desk) destroy(ctx context.Context, c *ceremony) (notes []string, err er
 		return notes, err
 	}
 	failpoint.Hit("chip-renewed")
-	for _, name := range []string{warmFile, rotationFile, pendingFile, identityFile, recordFile, destroyingFile} {
-		if removeErr := os.Remove(filepath.Join(d.cfg.Dir, name)); removeErr != nil && !errors.Is(removeErr, os.ErrNotExist) {
-			err = errors.Join(err, removeErr)
-		}
-	}
 	d.record = nil
-	return notes, errors.Join(err, syncDir(d.cfg.Dir))
+	// The list of cards goes last: until then the destruction is not over.
+	return notes, errors.Join(durable.Remove(d.cfg.Dir, warmFile, rotationFile, pendingFile, identityFile, recordFile),
+		durable.Remove(d.cfg.Dir, destroyingFile))
 }
 
 // eraseCard removes every share of this machine.

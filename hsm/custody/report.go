@@ -18,6 +18,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -37,7 +38,7 @@ type identity struct {
 // identity returns the machine's identity key, which is drawn when it is first needed.
 func (d *Desk) identity(ctx context.Context) (*identity, error) {
 	var id identity
-	found, err := readJSON(filepath.Join(d.cfg.Dir, identityFile), &id)
+	found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id)
 	if err != nil || found {
 		return &id, err
 	}
@@ -55,7 +56,7 @@ func (d *Desk) identity(ctx context.Context) (*identity, error) {
 	if id.Sealed, err = d.cfg.Chip.Seal(ctx, seed); err != nil {
 		return nil, err
 	}
-	return &id, writeJSON(d.cfg.Dir, identityFile, id)
+	return &id, durable.Write(d.cfg.Dir, identityFile, id)
 }
 
 // withKey makes the private key of a seed for as long as f runs.
@@ -175,7 +176,7 @@ func (d *Desk) finishReport(ctx context.Context, id *identity, r hsm.Report) (hs
 	dir := filepath.Join(d.cfg.Dir, ReportDir)
 	name := fmt.Sprintf("%s-%s-%.8s", r.Ended.Format("20060102T150405Z"), r.Kind, r.Ceremony)
 	var html bytes.Buffer
-	err := errors.Join(os.MkdirAll(dir, 0o700), writeJSON(dir, name+".json", r), page.Execute(&html, r),
+	err := errors.Join(os.MkdirAll(dir, 0o700), durable.Write(dir, name+".json", r), page.Execute(&html, r),
 		os.WriteFile(filepath.Join(dir, name+".html"), html.Bytes(), 0o600))
 	if err != nil {
 		return r, fault.Wrap(fault.Internal, err, "the ceremony counts, but its report could not be kept")

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 )
@@ -16,7 +17,7 @@ const rotationFile = "rotation.json"
 
 func readRotation(dir string) (*hsm.Record, error) {
 	var r hsm.Record
-	found, err := readJSON(filepath.Join(dir, rotationFile), &r)
+	found, err := durable.Read(filepath.Join(dir, rotationFile), &r)
 	if err != nil || !found {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func (d *Desk) rotate(ctx context.Context, c *ceremony, record *hsm.Record) erro
 	case s.RootID == record.RootID:
 		return nil // switched already, by a commit that failed after it
 	}
-	if err := writeJSON(d.cfg.Dir, rotationFile, record); err != nil {
+	if err := durable.Write(d.cfg.Dir, rotationFile, record); err != nil {
 		return err
 	}
 	failpoint.Hit("rotation-written")

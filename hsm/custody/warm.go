@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"os"
 	"path/filepath"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 )
 
@@ -29,17 +29,11 @@ func (d *Desk) keepWarm(ctx context.Context, root hsm.Root) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(d.cfg.Dir, warmFile, warm{root.RootID, sealed})
+	return durable.Write(d.cfg.Dir, warmFile, warm{root.RootID, sealed})
 }
 
 // dropWarm removes what would open the machine without cards.
-func (d *Desk) dropWarm() error {
-	err := os.Remove(filepath.Join(d.cfg.Dir, warmFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return errors.Join(err, syncDir(d.cfg.Dir))
-}
+func (d *Desk) dropWarm() error { return durable.Remove(d.cfg.Dir, warmFile) }
 
 // Start opens the machine without cards, where it is its policy to start warm and it
 // was open before. Where it is not, whatever would allow that is removed. It reports
@@ -52,7 +46,7 @@ func (d *Desk) Start(ctx context.Context) (bool, error) {
 		return false, d.dropWarm()
 	}
 	var kept warm
-	found, err := readJSON(filepath.Join(d.cfg.Dir, warmFile), &kept)
+	found, err := durable.Read(filepath.Join(d.cfg.Dir, warmFile), &kept)
 	if err != nil || !found || d.record == nil || len(d.destroying) > 0 {
 		return false, err
 	}

@@ -99,7 +99,7 @@ func loginChip(cfg ChipConfig) (*Chip, error) {
 		c.workers <- nil
 	}
 	if c.token, err = m.find(hsm.CardID{Label: cfg.Label, Serial: cfg.Serial}); err == nil {
-		c.owner, err = m.login(c.token, cfg.PIN, fault.ChipFault)
+		c.owner, err = m.login(c.token, cfg.PIN, fault.ChipFault, unlessItLocks)
 	}
 	if err != nil {
 		return nil, errors.Join(fault.Wrap(fault.CodeOf(err), err, "the machine's chip"), m.close())

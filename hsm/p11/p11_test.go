@@ -48,7 +48,7 @@ func newToken(t testing.TB, cfg p11.ModuleConfig, label, pin string) hsm.CardID 
 
 func TestReader(t *testing.T) {
 	cfg := newModule(t)
-	r := p11.NewReader(cfg)
+	r := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{cfg}})
 	if cards, err := r.Cards(t.Context()); err != nil || len(cards) != 0 {
 		t.Fatalf("an empty reader has %v, %v", cards, err)
 	}
@@ -85,7 +85,7 @@ func TestReader(t *testing.T) {
 func TestCardObjects(t *testing.T) {
 	cfg := newModule(t)
 	id := newToken(t, cfg, "card", "1111")
-	r := p11.NewReader(cfg)
+	r := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{cfg}})
 	login := func() hsm.Card {
 		t.Helper()
 		c, err := r.Login(t.Context(), id, text(t, "1111"))
@@ -137,7 +137,7 @@ func TestCardObjects(t *testing.T) {
 func TestCardRemoved(t *testing.T) {
 	cfg := newModule(t)
 	id := newToken(t, cfg, "card", "1111")
-	r := p11.NewReader(cfg)
+	r := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{cfg}})
 	c, err := r.Login(t.Context(), id, text(t, "1111"))
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestCardRemoved(t *testing.T) {
 func TestModules(t *testing.T) {
 	a, b := newModule(t), newModule(t)
 	idA, idB := newToken(t, a, "a", "1111"), newToken(t, b, "b", "2222")
-	r := p11.NewReader(a, b)
+	r := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{a, b}})
 	if cards, err := r.Cards(t.Context()); err != nil || len(cards) != 2 {
 		t.Errorf("two modules: %v, %v", cards, err)
 	}
@@ -171,7 +171,7 @@ func TestModules(t *testing.T) {
 			t.Errorf("%v: %v", id, err)
 			continue
 		}
-		if _, err := p11.NewReader(p11.ModuleConfig{Path: id.Module}).Cards(t.Context()); id.Module != "" && !errors.Is(err, fault.ModuleFault) {
+		if _, err := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{{Path: id.Module}}}).Cards(t.Context()); id.Module != "" && !errors.Is(err, fault.ModuleFault) {
 			t.Errorf("a module with two owners: %v", err)
 		}
 		if err := c.Close(); err != nil {
@@ -183,7 +183,7 @@ func TestModules(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{noModule, noModule + ".missing"} {
-		if _, err := p11.NewReader(p11.ModuleConfig{Path: path}).Cards(t.Context()); !errors.Is(err, fault.ModuleFault) {
+		if _, err := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{{Path: path}}}).Cards(t.Context()); !errors.Is(err, fault.ModuleFault) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

@@ -130,8 +130,8 @@ func (o *options) unseal(cmd *cobra.Command, c hsm.Console, files []string) erro
 	case hsm.Blank:
 		return fault.New(fault.MachineBlank, "the machine is blank: initialise it first (trikey machine init)")
 	}
-	failed := eachCard(cmd, c, files, func(card hsm.CardID, pin *secret.Bytes) (bool, error) {
-		s, err := c.Present(cmd.Context(), card, pin)
+	failed := eachCard(cmd, c, files, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
+		s, err := c.Present(ctx, card, pin)
 		if err != nil {
 			return false, err
 		}
@@ -223,8 +223,8 @@ func initMachine(cmd *cobra.Command, c hsm.Console, plan hsm.Plan, files []strin
 		what string
 		do   func(context.Context, hsm.CardID, *secret.Bytes) (hsm.Progress, error)
 	}{{hsm.StepDeal, "dealt and read back", c.Deal}, {hsm.StepVerify, "verified", c.Verify}} {
-		err := eachCard(cmd, c, files, func(card hsm.CardID, pin *secret.Bytes) (bool, error) {
-			p, err := round.do(cmd.Context(), card, pin)
+		err := eachCard(cmd, c, files, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
+			p, err := round.do(ctx, card, pin)
 			if err == nil {
 				progress = p
 				fmt.Fprintf(cmd.ErrOrStderr(), "Card %q %s.\n", card.Label, round.what)

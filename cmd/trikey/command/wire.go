@@ -12,6 +12,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/hsm/p11"
+	"github.com/trikey/trikey/hsm/pintry"
 	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
@@ -41,8 +42,7 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
-	n.desk, err = custody.New(n.custody(cfg))
-	return n, err
+	return n, n.openDesk(cfg)
 }
 
 // openEngine takes the data directory and opens the chip.
@@ -68,20 +68,32 @@ func (n *node) openEngine(cfg *config.Config) (err error) {
 	return nil
 }
 
+func (n *node) openDesk(cfg *config.Config) error {
+	c, err := n.custody(cfg)
+	if err == nil {
+		n.desk, err = custody.New(c)
+	}
+	return err
+}
+
 // custody is the configuration of the machine's console.
-func (n *node) custody(cfg *config.Config) custody.Config {
+func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	modules := make([]p11.ModuleConfig, len(cfg.Machine.Cards))
 	for i, m := range cfg.Machine.Cards {
 		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
 	}
+	tries, err := pintry.Open(cfg.Data)
+	if err != nil {
+		return custody.Config{}, err
+	}
 	c := custody.Config{
-		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine, Chip: n.chip,
+		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
 		Warm: cfg.Machine.Start == config.StartWarm,
 	}
 	if n.service != nil {
 		c.Service = n.service
 	}
-	return c
+	return c, nil
 }
 
 // openChip keeps a nil *p11.Chip from becoming a hsm.Chip that is not nil.
@@ -110,8 +122,7 @@ func newNode(cfg *config.Config) (n *node, err error) {
 	}
 	n.store = store
 	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
-	n.desk, err = custody.New(n.custody(cfg))
-	return n, err
+	return n, n.openDesk(cfg)
 }
 
 // Close releases everything, in the reverse order.
