@@ -86,41 +86,21 @@ func TestCardObjects(t *testing.T) {
 	cfg := newModule(t)
 	id := newToken(t, cfg, "card", "1111")
 	r := p11.NewReader(cfg)
-	login := func() hsm.Card {
-		t.Helper()
-		c, err := r.Login(t.Context(), id, text(t, "1111"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	values := func(c hsm.Card) (all []string) {
-		t.Helper()
-		objects, err := c.Objects(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range objects {
-			_ = o.Use(func(b []byte) error { all = append(all, string(b)); return nil })
-			o.Wipe()
-		}
-		return all
-	}
-	c := login()
+	c := login(t, r, id, "1111")
 	if err := errors.Join(c.Store(t.Context(), "share", text(t, "one")), c.Store(t.Context(), "share", text(t, "two"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c = login()
-	if got := values(c); len(got) != 2 || got[0] == got[1] {
+	c = login(t, r, id, "1111")
+	if got := values(t, c); len(got) != 2 || got[0] == got[1] {
 		t.Errorf("read back %q", got)
 	}
 	if err := errors.Join(c.Remove(t.Context(), text(t, "one")), c.Remove(t.Context(), text(t, "none"))); err != nil {
 		t.Error(err)
 	}
-	if got := values(c); len(got) != 1 || got[0] != "two" {
+	if got := values(t, c); len(got) != 1 || got[0] != "two" {
 		t.Errorf("after removal: %q", got)
 	}
 	// While a card is open the reader is taken, and waiting for it can be given up.
