@@ -11,6 +11,7 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/safefile"
 )
 
 const (
@@ -59,40 +60,10 @@ func readJSON(path string, into any) (found bool, err error) {
 
 // writeJSON replaces a file of dir so that a crash at any moment leaves the old
 // content or the new.
-func writeJSON(dir, name string, value any) (err error) {
+func writeJSON(dir, name string, value any) error {
 	raw, err := json.Marshal(value, jsontext.WithIndent("  "))
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, name+".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(append(raw, '\n')); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return safefile.Write(dir, name, append(raw, '\n'))
 }

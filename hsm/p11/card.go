@@ -24,7 +24,8 @@ type Reader struct {
 
 var _ hsm.Reader = (*Reader)(nil)
 
-// NewReader returns the reader of these modules.
+// NewReader returns the reader of these modules. What Check says of them it says when
+// they are used.
 func NewReader(modules ...ModuleConfig) *Reader {
 	return &Reader{modules: modules, turn: make(chan struct{}, 1)}
 }
@@ -90,7 +91,7 @@ func (r *Reader) Login(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (h
 	return nil, problem
 }
 
-func (r *Reader) loginTo(cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (*card, error) {
+func (r *Reader) loginTo(cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (hsm.Card, error) {
 	m, err := openModule(cfg)
 	if err != nil {
 		return nil, err
@@ -99,7 +100,11 @@ func (r *Reader) loginTo(cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (*c
 	if err == nil {
 		var s *session
 		if s, err = m.login(t, pin, fault.ModuleFault); err == nil {
-			return &card{reader: r, m: m, s: s}, nil
+			c := &card{reader: r, m: m, s: s}
+			if cfg.Form == FormRSA {
+				return &rsaCard{c, cfg, t.info.Serial}, nil
+			}
+			return c, nil
 		}
 	}
 	return nil, errors.Join(err, m.close())

@@ -59,7 +59,10 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 	n.engine = soft.New(soft.Config{Chip: n.chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
 	modules := make([]p11.ModuleConfig, len(cfg.Machine.Cards))
 	for i, m := range cfg.Machine.Cards {
-		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
+		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env, Form: p11.Form(m.Form), OAEP: m.OAEP, Key: m.Key, Shares: cfg.CardShares()}
+		if err := modules[i].Check(); err != nil {
+			return n, err
+		}
 	}
 	n.desk, err = custody.New(custody.Config{
 		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine,

@@ -147,8 +147,8 @@ func (d *Device) await(sockets ...string) error {
 func (d *Device) Stop() error {
 	_ = d.cmd.Process.Kill() // nothing of it is kept
 	select {
-	case <-d.exited:
-		d.exited <- nil // stopping again does nothing
+	case gone := <-d.exited:
+		d.exited <- gone // stopping again does nothing
 		return nil
 	case <-time.After(patience):
 		return fmt.Errorf("tpm: the software TPM (process %d) does not end", d.cmd.Process.Pid)
