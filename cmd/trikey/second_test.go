@@ -1,0 +1,140 @@
+package main_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/trikey/trikey/cmd/trikey/config"
+	"github.com/trikey/trikey/hsm/p11/softhsm"
+	"github.com/trikey/trikey/hsm/p11/tpm"
+)
+
+// addTPM gives the site a card of a second PKCS#11 implementation, in a form.
+func (s *site) addTPM(name string, form config.Module) {
+	s.t.Helper()
+	d, err := tpm.Start(s.path("tpm"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		s.kill() // it has the TPM's socket open
+		if err := d.Stop(); err != nil {
+			s.t.Error(err)
+		}
+	})
+	pin, err := softhsm.NewPIN(8)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer pin.Wipe()
+	id, err := d.NewToken(name, pin)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = pin.Use(func(p []byte) error { return os.WriteFile(s.path("pins", name), p, 0o600) })
+	if err := errors.Join(err, os.WriteFile(s.path("pins", name+".card"), []byte(id.Serial), 0o600)); err != nil {
+		s.t.Fatal(err)
+	}
+	cfg, err := config.Load(s.path("trikey.yaml"), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	form.Module, form.Env = d.Module.Path, d.Module.Env
+	cfg.Machine.Cards = append(cfg.Machine.Cards, form)
+	if err := cfg.Save(s.path("trikey.yaml")); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// TestSecondImplementation deals a root key to cards of two makers, two on SoftHSM and
+// one on a TPM, and opens the machine with the three in one ceremony.
+func TestSecondImplementation(t *testing.T) {
+	t.Parallel()
+	for _, form := range []config.Module{{Form: "data"}, {Form: "rsa", OAEP: "sha1"}, {Form: "rsa"}} {
+		t.Run(strings.TrimSpace(form.Form+" "+form.OAEP), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			if err := os.Remove(s.path("data", "machine.json")); err != nil {
+				t.Fatal(err)
+			}
+			s.newCard("a")
+			s.newCard("b")
+			s.addTPM("tpm", form)
+			s.start()
+			cards := []string{"a", "tpm", "b"}
+			s.ok(append([]string{"machine", "init", "--shares", "3"}, s.pins(cards...)...)...)
+			if r := s.unseal(cards...); r.code != 0 || s.state() != "open 3/3" {
+				t.Fatalf("unseal: %+v, %s", r, s.state())
+			}
+			s.ok("key", "create", "--index", "7", "--name", "chat")
+			s.kill()
+			s.start()
+			if r := s.unseal("tpm"); r.code != 3 || s.state() != "collecting 1/3" {
+				t.Errorf("the TPM alone: %+v, %s", r, s.state())
+			}
+			if r := s.unseal("b", "a"); r.code != 0 || s.state() != "open 3/3" {
+				t.Errorf("with the others: %+v, %s", r, s.state())
+			}
+			if out := s.ok("key", "list").out; !strings.Contains(out, "chat") {
+				t.Errorf("keys: %s", out)
+			}
+			s.ok("machine", "seal")
+			s.wrongPIN("tpm")
+			s.sealedShares(form.Form == "rsa")
+		})
+	}
+}
+
+// wrongPIN shows what a wrong PIN for a card comes to.
+func (s *site) wrongPIN(card string) {
+	s.t.Helper()
+	serial, err := os.ReadFile(s.path("pins", card+".card"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(s.path("pins", "wrong"), []byte("00000000"), 0o600), os.WriteFile(s.path("pins", "wrong.card"), serial, 0o600)); err != nil {
+		s.t.Fatal(err)
+	}
+	if r := s.unseal("wrong"); r.code != 4 || !strings.Contains(r.err, "tried once") || s.state() != "sealed 0/3" {
+		s.t.Errorf("a wrong PIN: %+v, %s", r, s.state())
+	}
+}
+
+// sealedShares shows where the TPM's share is: in a file that is good only as a whole,
+// or on the card.
+func (s *site) sealedShares(file bool) {
+	s.t.Helper()
+	found, err := filepath.Glob(s.path("data", "card-shares", "*"))
+	if err != nil || (len(found) == 1) != file || len(found) > 1 {
+		s.t.Fatalf("sealed shares: %v, %v", found, err)
+	}
+	if !file {
+		return
+	}
+	good, err := os.ReadFile(found[0])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	bad := append([]byte(nil), good...)
+	bad[len(bad)/2] ^= 1
+	for name, change := range map[string]func() error{
+		"a byte flipped": func() error { return os.WriteFile(found[0], bad, 0o600) },
+		"removed":        func() error { return os.Remove(found[0]) },
+	} {
+		if err := change(); err != nil {
+			s.t.Fatal(err)
+		}
+		if r := s.unseal("tpm"); r.code != 6 || !strings.Contains(r.err, "damaged") || s.state() != "sealed 0/3" {
+			s.t.Errorf("%s: %+v, %s", name, r, s.state())
+		}
+	}
+	if err := os.WriteFile(found[0], good, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if r := s.unseal("a", "b", "tpm"); r.code != 0 || s.state() != "open 3/3" {
+		s.t.Errorf("restored: %+v, %s", r, s.state())
+	}
+}
