@@ -8,12 +8,15 @@ import (
 	"testing"
 
 	"github.com/trikey/trikey/cmd/trikey/config"
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/p11"
 	"github.com/trikey/trikey/hsm/p11/softhsm"
 	"github.com/trikey/trikey/hsm/p11/tpm"
+	"github.com/trikey/trikey/internal/memscan"
 )
 
 // addTPM gives the site a card of a second PKCS#11 implementation, in a form.
-func (s *site) addTPM(name string, form config.Module) {
+func (s *site) addTPM(name string, form config.Module) p11.ModuleConfig {
 	s.t.Helper()
 	d, err := tpm.Start(s.path("tpm"))
 	if err != nil {
@@ -47,6 +50,22 @@ func (s *site) addTPM(name string, form config.Module) {
 	if err := cfg.Save(s.path("trikey.yaml")); err != nil {
 		s.t.Fatal(err)
 	}
+	module := d.Module
+	module.Form, module.OAEP, module.Shares = p11.Form(form.Form), form.OAEP, cfg.CardShares()
+	return module
+}
+
+// newSecondSite returns a blank site with two cards on SoftHSM, a and b, and a third,
+// tpm, on the second implementation.
+func newSecondSite(t *testing.T, form config.Module) (*site, p11.ModuleConfig) {
+	t.Helper()
+	s := newSite(t)
+	if err := os.Remove(s.path("data", "machine.json")); err != nil {
+		t.Fatal(err)
+	}
+	s.newCard("a")
+	s.newCard("b")
+	return s, s.addTPM("tpm", form)
 }
 
 // TestSecondImplementation deals a root key to cards of two makers, two on SoftHSM and
@@ -56,13 +75,7 @@ func TestSecondImplementation(t *testing.T) {
 	for _, form := range []config.Module{{Form: "data"}, {Form: "rsa", OAEP: "sha1"}, {Form: "rsa"}} {
 		t.Run(strings.TrimSpace(form.Form+" "+form.OAEP), func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t)
-			if err := os.Remove(s.path("data", "machine.json")); err != nil {
-				t.Fatal(err)
-			}
-			s.newCard("a")
-			s.newCard("b")
-			s.addTPM("tpm", form)
+			s, _ := newSecondSite(t, form)
 			s.start()
 			cards := []string{"a", "tpm", "b"}
 			s.ok(append([]string{"machine", "init", "--shares", "3"}, s.pins(cards...)...)...)
@@ -136,5 +149,44 @@ func (s *site) sealedShares(file bool) {
 	}
 	if r := s.unseal("a", "b", "tpm"); r.code != 0 || s.state() != "open 3/3" {
 		s.t.Errorf("restored: %+v, %s", r, s.state())
+	}
+}
+
+// TestSecondMemory looks for what a card of the second implementation gave, in either
+// form, in the memory of the running service, as TestMemory does.
+func TestSecondMemory(t *testing.T) {
+	t.Parallel()
+	for _, form := range []string{"data", "rsa"} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			s, module := newSecondSite(t, config.Module{Form: form})
+			cards := []string{"a", "tpm", "b"}
+			s.start()
+			s.ok(append([]string{"machine", "init", "--shares", "3"}, s.pins(cards...)...)...)
+			s.kill()
+			card, err := p11.NewReader(module).Login(t.Context(), hsm.CardID{}, s.pin("tpm"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects, err := card.Objects(t.Context())
+			if err = errors.Join(err, card.Close()); err != nil || len(objects) != 1 {
+				t.Fatalf("%d objects, %v", len(objects), err)
+			}
+			share, err := hsm.ParseShare(objects[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			canary, needles := withCanary([]memscan.Needle{needle(t, "share", share.Value), needle(t, "PIN", s.pin("tpm"))})
+			s.start(canary)
+			for range 10 { // what is left behind adds up
+				s.ok("machine", "seal")
+				if r := s.unseal(cards...); r.code != 0 {
+					t.Fatal(r)
+				}
+			}
+			s.clean(needles)
+			s.ok("machine", "seal")
+			s.clean(needles)
+		})
 	}
 }
