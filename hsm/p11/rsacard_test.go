@@ -212,6 +212,17 @@ func TestSealedConfig(t *testing.T) {
 	if err := c.Store(t.Context(), "share", text(t, "value")); err != nil {
 		t.Errorf("with another hash: %v", err)
 	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Key = "another" // which the card does not have: nothing is made beside it
+	c = login(t, p11.NewReader(cfg), id, "1111")
+	if _, err := c.Objects(t.Context()); !errors.Is(err, fault.CardMismatch) {
+		t.Errorf("another key: %v", err)
+	}
+	if err := c.Store(t.Context(), "share", text(t, "value")); !errors.Is(err, fault.CardMismatch) {
+		t.Errorf("stored under another key: %v", err)
+	}
 	if err := os.RemoveAll(cfg.Shares); err != nil {
 		t.Fatal(err)
 	}

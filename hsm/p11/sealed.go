@@ -59,6 +59,17 @@ func (f *sealedFile) head() []byte {
 // aad is what the tag of an entry covers besides the object.
 func (f *sealedFile) aad(e *sealedEntry) []byte { return append(f.head(), e.oaep) }
 
+func (f *sealedFile) encode() []byte {
+	b := f.head()
+	for _, e := range f.entries {
+		b = binary.BigEndian.AppendUint16(append(b, e.oaep), uint16(len(e.key)))
+		b = append(append(b, e.key...), e.nonce...)
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(e.object))), e.object...)
+	}
+	sum := sha256.Sum256(b)
+	return append(b, sum[:]...)
+}
+
 // write replaces the file. One without entries is removed.
 func (f *sealedFile) write() error {
 	dir, name := filepath.Split(f.path)
@@ -70,14 +81,7 @@ func (f *sealedFile) write() error {
 			err = safefile.SyncDir(dir)
 		}
 	default:
-		b := f.head()
-		for _, e := range f.entries {
-			b = binary.BigEndian.AppendUint16(append(b, e.oaep), uint16(len(e.key)))
-			b = append(append(b, e.key...), e.nonce...)
-			b = append(binary.BigEndian.AppendUint32(b, uint32(len(e.object))), e.object...)
-		}
-		sum := sha256.Sum256(b)
-		err = safefile.Write(dir, name, append(b, sum[:]...))
+		err = safefile.Write(dir, name, f.encode())
 	}
 	if err != nil {
 		return fault.Wrap(fault.CardFull, err, "the sealed shares of the card cannot be written; make room for %s, or correct its mode", f.path)
@@ -93,20 +97,30 @@ func readSealed(dir, serial string) (*sealedFile, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, nil
 	}
-	damaged := fault.New(fault.CardDamaged, "the sealed shares of the card in %s are damaged; restore the file from a backup, "+
-		"or use another card, and replace this one", f.path)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fault.Wrap(fault.CardDamaged, err, "the sealed shares of the card cannot be read; correct the mode of %s, or restore it from a backup", f.path)
-	case len(raw) > maxSealed || len(raw) < len(sealedMagic)+1+2*sha256.Size:
-		return nil, damaged
+	}
+	if !f.parse(raw) {
+		return nil, fault.New(fault.CardDamaged, "the sealed shares of the card in %s are damaged; restore the file from a backup, "+
+			"or use another card, and replace this one", f.path)
+	}
+	if f.serial != serial {
+		return nil, fault.New(fault.CardMismatch, "%s is of the card with serial %s, not of this one (%s); put the card's own file there", f.path, f.serial, serial)
+	}
+	return f, nil
+}
+
+// parse is the reverse of encode. It reports whether the file adds up.
+func (f *sealedFile) parse(raw []byte) bool {
+	if len(raw) > maxSealed || len(raw) < len(sealedMagic)+1+2*sha256.Size {
+		return false
 	}
 	b, sum := raw[:len(raw)-sha256.Size], raw[len(raw)-sha256.Size:]
 	if want := sha256.Sum256(b); !bytes.Equal(sum, want[:]) || !bytes.HasPrefix(b, []byte(sealedMagic)) {
-		return nil, damaged
+		return false
 	}
 	r := fields{b: b[len(sealedMagic):]}
-	owner := string(r.take(r.number(1)))
+	f.serial = string(r.take(r.number(1)))
 	copy(f.key[:], r.take(sha256.Size))
 	for len(r.b) > 0 {
 		var e sealedEntry
@@ -116,13 +130,7 @@ func readSealed(dir, serial string) (*sealedFile, error) {
 		e.object = r.take(r.number(4))
 		f.entries = append(f.entries, e)
 	}
-	switch {
-	case r.short:
-		return nil, damaged
-	case owner != serial:
-		return nil, fault.New(fault.CardMismatch, "%s is of the card with serial %s, not of this one (%s); put the card's own file there", f.path, owner, serial)
-	}
-	return f, nil
+	return !r.short
 }
 
 // fields takes fields off a byte slice and remembers whether one was missing.
