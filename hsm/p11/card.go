@@ -32,7 +32,8 @@ type ReaderConfig struct {
 	Tries   pintry.Counter // nil counts for as long as the reader lives
 }
 
-// NewReader returns the reader of these modules.
+// NewReader returns the reader of these modules. What Check says of them it says when
+// they are used.
 func NewReader(cfg ReaderConfig) *Reader {
 	if cfg.Tries == nil {
 		cfg.Tries = pintry.InMemory()
@@ -102,7 +103,7 @@ func (r *Reader) Login(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (h
 	return nil, problem
 }
 
-func (r *Reader) loginTo(ctx context.Context, cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (*card, error) {
+func (r *Reader) loginTo(ctx context.Context, cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (hsm.Card, error) {
 	m, err := openModule(cfg)
 	if err != nil {
 		return nil, err
@@ -111,7 +112,11 @@ func (r *Reader) loginTo(ctx context.Context, cfg ModuleConfig, id hsm.CardID, p
 	if err == nil {
 		var s *session
 		if s, err = m.login(t, pin, fault.ModuleFault, r.counted(ctx)); err == nil {
-			return &card{reader: r, m: m, s: s}, nil
+			c := &card{reader: r, m: m, s: s}
+			if cfg.Form == FormRSA {
+				return &rsaCard{c, cfg, t.info.Serial}, nil
+			}
+			return c, nil
 		}
 	}
 	return nil, errors.Join(err, m.close())

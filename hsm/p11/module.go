@@ -23,12 +23,6 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 )
 
-// ModuleConfig names a PKCS#11 library.
-type ModuleConfig struct {
-	Path string            // of the shared library
-	Env  map[string]string // set in the process before the library is initialised
-}
-
 // module is an initialised library.
 type module struct {
 	path string // as configured
@@ -45,6 +39,9 @@ var owners = struct {
 }{paths: map[string]bool{}}
 
 func openModule(cfg ModuleConfig) (*module, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
 	real, err := filepath.EvalSymlinks(cfg.Path)
 	if err != nil {
 		return nil, fault.Wrap(fault.ModuleFault, err, "the PKCS#11 module %s is not there; install it, or correct its path", cfg.Path)

@@ -80,7 +80,10 @@ func (n *node) openDesk(cfg *config.Config) error {
 func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	modules := make([]p11.ModuleConfig, len(cfg.Machine.Cards))
 	for i, m := range cfg.Machine.Cards {
-		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
+		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env, Form: p11.Form(m.Form), OAEP: m.OAEP, Key: m.Key, Shares: cfg.CardShares()}
+		if err := modules[i].Check(); err != nil {
+			return custody.Config{}, err
+		}
 	}
 	tries, err := pintry.Open(cfg.Data)
 	if err != nil {

@@ -59,10 +59,13 @@ const (
 	StartWarm  = "warm"  // open, with the root on disk as the chip encrypts it
 )
 
-// Module is a PKCS#11 library.
+// Module is a PKCS#11 library, and how shares are kept on its cards.
 type Module struct {
 	Module string            `yaml:"module"`
 	Env    map[string]string `yaml:"env"`
+	Form   string            `yaml:"form,omitempty"` // data: on the card (""); rsa: in a file, sealed to the card's key
+	OAEP   string            `yaml:"oaep,omitempty"` // with rsa, the hash: sha1 or sha256 ("")
+	Key    string            `yaml:"key,omitempty"`  // with rsa, the label of a key that the card has; "" makes one
 }
 
 // Chip is the machine's own token.
@@ -76,6 +79,9 @@ type Chip struct {
 
 // AdminSocket is the path of the admin socket.
 func (c *Config) AdminSocket() string { return filepath.Join(c.Data, "admin.sock") }
+
+// CardShares is the directory of the shares that are sealed to cards (form rsa).
+func (c *Config) CardShares() string { return filepath.Join(c.Data, "card-shares") }
 
 // MachineSocket is the path of the machine's console.
 func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.sock") }
