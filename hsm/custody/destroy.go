@@ -17,13 +17,13 @@ import (
 const destroyingFile = "destroying.json"
 
 type destroying struct {
-	Serials []string `json:"serials"`
+	Cards []string `json:"cards"` // hsm.CardID.Key
 }
 
 func readDestroying(dir string) ([]string, error) {
 	var x destroying
 	_, err := durable.Read(filepath.Join(dir, destroyingFile), &x)
-	return x.Serials, err
+	return x.Cards, err
 }
 
 // checkDestroying allows nothing but to go on while the root is being destroyed. The
@@ -54,7 +54,7 @@ func (d *Desk) resumeDestroy(c *ceremony) error {
 func (d *Desk) destroy(ctx context.Context, c *ceremony) (notes []string, err error) {
 	if len(d.destroying) == 0 {
 		for _, h := range c.gathered {
-			d.destroying = append(d.destroying, h.id.Serial)
+			d.destroying = append(d.destroying, h.id.Key())
 		}
 		if err := durable.Write(d.cfg.Dir, destroyingFile, destroying{d.destroying}); err != nil {
 			d.destroying = nil
@@ -66,11 +66,11 @@ func (d *Desk) destroy(ctx context.Context, c *ceremony) (notes []string, err er
 	}
 	for _, h := range c.gathered {
 		failpoint.Hit("erase")
-		if err := d.withCard(ctx, h.id, h.pin, func(card hsm.Card) error { return d.eraseCard(ctx, card) }); err != nil {
+		if err := d.reopen(ctx, h.id, h.pin, func(card hsm.Card) error { return d.eraseCard(ctx, card) }); err != nil {
 			notes = append(notes, "card "+h.id.Label+" (serial "+h.id.Serial+") was not erased: "+err.Error())
 			continue
 		}
-		d.destroying = slices.DeleteFunc(d.destroying, func(s string) bool { return s == h.id.Serial })
+		d.destroying = slices.DeleteFunc(d.destroying, func(s string) bool { return s == h.id.Key() })
 		if err := durable.Write(d.cfg.Dir, destroyingFile, destroying{d.destroying}); err != nil {
 			return notes, err
 		}

@@ -47,7 +47,7 @@ func (d *Desk) gather(ctx context.Context, c *ceremony, id hsm.CardID, pin *secr
 	if slices.Contains(c.plan.Lost, id.Serial) {
 		return lostCard(id)
 	}
-	if slices.ContainsFunc(c.gathered, func(h held) bool { return h.id.Serial == id.Serial }) {
+	if slices.ContainsFunc(c.gathered, func(h held) bool { return h.id.Key() == id.Key() }) {
 		return fault.New(fault.CardRepeated, "card %q (serial %s) was given already; insert another one: %d of %d given",
 			id.Label, id.Serial, len(c.gathered), c.need)
 	}
