@@ -73,7 +73,7 @@ func testGCM(ctx context.Context, key hsm.ResidentKey) error {
 
 func failed(what string) error {
 	return fault.New(fault.SelfTestFailed, "the known-answer self-test %q failed inside the token: it computes wrongly; "+
-		"nothing was opened; use another token, or machine.engine: host", what)
+		"nothing was opened", what)
 }
 
 // unhex decodes a constant; one that is not hexadecimal is empty, and fails its test.

@@ -28,7 +28,8 @@ type session struct {
 // newSession hands the root to the token and derives what the session needs.
 func newSession(ctx context.Context, cfg Config, root hsm.Root) (s *session, err error) {
 	if err := selfTest(ctx, cfg.Token); err != nil {
-		return nil, err
+		return nil, fault.Wrap(fault.CodeOf(err), err, "the chip cannot do the work of machine.engine: token, which takes AES key wrap "+
+			"(CKM_AES_KEY_WRAP), AES-GCM and AES-CMAC; use another chip, or machine.engine: host")
 	}
 	s = &session{root: root.Manifest}
 	if s.sealedRoot, err = engine.SealRoot(ctx, cfg.Token, root); err != nil {

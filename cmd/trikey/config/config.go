@@ -47,10 +47,17 @@ type Ops struct {
 
 // Machine is the crypto machine in this process.
 type Machine struct {
-	Chip  Chip     `yaml:"chip"`
-	Cards []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
-	Keys  int      `yaml:"keys"`  // business keys kept unwrapped in locked memory
+	Engine string   `yaml:"engine"` // EngineHost or EngineToken
+	Chip   Chip     `yaml:"chip"`
+	Cards  []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
+	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 }
+
+// The engines: where business keys are, and what computes with them.
+const (
+	EngineHost  = "host"  // this process, in locked memory
+	EngineToken = "token" // the chip; AES-256-GCM only
+)
 
 // Module is a PKCS#11 library.
 type Module struct {
@@ -76,7 +83,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Keys: 16384},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Engine: EngineHost, Keys: 16384},
 	}
 }
 
@@ -110,6 +117,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	}
 	if err := c.override(flags); err != nil {
 		return nil, err
+	}
+	if e := c.Machine.Engine; e != EngineHost && e != EngineToken {
+		return nil, fault.New(fault.BadConfig, "machine.engine: unknown %q; it is %s or %s", e, EngineHost, EngineToken)
 	}
 	return c, c.resolve(filepath.Dir(path))
 }
