@@ -122,8 +122,10 @@ func TestTokenMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	needles := []memscan.Needle{
-		{Name: "business key", Value: unwrap(t, wrap, key)}, needle(t, "root", root.Key), needle(t, "wrapping key", wrap),
-		needle(t, "binding key", bind), {Name: "canary", Value: []byte(hex.EncodeToString(canary))},
+		{Name: "business key", Value: unwrap(t, wrap, key)},
+		needle(t, "root", root.Key), needle(t, "wrapping key", wrap),
+		needle(t, "binding key", bind),
+		{Name: "canary", Value: []byte(hex.EncodeToString(canary))},
 	}
 	for range 3 {
 		for i := range 100 {

@@ -20,7 +20,7 @@ func Run(t *testing.T, open func(t *testing.T) hsm.Machine) { run(t, open, hostS
 
 // suites are what a machine computes.
 type suites struct {
-	served []alg.ID               // of keys; the first is AES-256-GCM
+	served []alg.ID                // of keys; the first is AES-256-GCM
 	sealed func(key alg.ID) alg.ID // the suite of a ciphertext, by its key's
 }
 

@@ -66,6 +66,15 @@ func New(cfg Config) *Engine {
 	})}
 }
 
+// Status tells whether the engine is open.
+func (e *Engine) Status(ctx context.Context) (hsm.Status, error) {
+	status, err := e.roots.Status(ctx)
+	if err == nil {
+		status.Memory = "the chip (business keys), " + status.Memory + " (record key)"
+	}
+	return status, err
+}
+
 // served returns fault.AlgorithmNotAllowed for any suite but those that the token seals
 // with. A key's own suite is AES-256-GCM; its ciphertexts name the resident one.
 func served(id alg.ID) error {

@@ -149,8 +149,8 @@ func (s *session) withRecordKey(f func(c alg.Cipher) error) error {
 type business struct {
 	header hsm.WrapHeader
 
-	mu   sync.RWMutex    // held for reading while the token uses the key; guards key
-	key  hsm.ResidentKey // nil once evicted
+	mu  sync.RWMutex    // held for reading while the token uses the key; guards key
+	key hsm.ResidentKey // nil once evicted
 }
 
 var errEvicted = errors.New("resident: evicted")
