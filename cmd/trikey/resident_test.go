@@ -69,7 +69,7 @@ func TestTokenEngine(t *testing.T) {
 	here, there := object{"app": "im", "conversation": "c-1"}, object{"conversation": "c-2"}
 	sealed := s.encrypt("7", []byte("hello"), here)
 	seen := s.post("/v1/ciphertext/inspect", object{"ciphertext": sealed})
-	if seen.text("algorithm") != "aes-256-gcm-resident" || seen.body["suite"] != 65.0 || seen.body["key"] != 7.0 {
+	if seen.text("algorithm") != "aes-256-gcm-resident" || seen.body["suite"] != 97.0 || seen.body["key"] != 7.0 {
 		t.Errorf("inspect: %s", seen.raw)
 	}
 	opens := func(key, ciphertext string, context object, want string) {

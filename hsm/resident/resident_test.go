@@ -112,7 +112,7 @@ func TestFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	aad := append(bytes.Clone(sealed[:26]), "trikey/v1/context"...)
-	if got, err := gcmByHand(t, key).Open(nil, sealed[26:38], sealed[38:], aad); err != nil || string(got) != "hello" || sealed[1] != 0x41 {
+	if got, err := gcmByHand(t, key).Open(nil, sealed[26:38], sealed[38:], aad); err != nil || string(got) != "hello" || sealed[1] != 0x61 {
 		t.Errorf("suite %#x, %q, %v", sealed[1], got, err)
 	}
 	other, err := do(t, e, hsm.Op{Kind: hsm.Encrypt, Key: made.Wrapped, Input: []byte("hello")})
