@@ -18,7 +18,7 @@ NORACE := ^github.com/trikey/trikey/cmd/
 
 FUZZTIME ?= 30s
 
-.PHONY: build demo run test lint fuzz bench vuln deps clean help
+.PHONY: build demo run test lint fuzz bench vuln deps test-deps clean help
 
 build: deps ## build bin/trikey
 	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/trikey ./cmd/trikey
@@ -29,7 +29,7 @@ demo: build ## run the main job in a throw-away directory
 run: build ## run a service to try by hand, in .run; Ctrl-C ends it
 	bin/trikey demo --dir .run --serve --base-port 7443
 
-test: deps ## run every test
+test: test-deps ## run every test
 	@packages=$$($(GO) list ./...) || exit 1; \
 	set -x; $(GO) test -race -timeout 15m $$(grep -v '$(NORACE)' <<<"$$packages")
 	$(GO) test -timeout 15m ./cmd/...
@@ -60,10 +60,8 @@ bench: build ## benchmarks beside the code, then the service from outside
 vuln: ## known vulnerabilities in what we use (asks the Go vulnerability database)
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
-deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu)
-	@need=; \
-	[ -n "$$(ls $${TRIKEY_SOFTHSM_MODULE:-/usr/lib/softhsm/libsofthsm2.so} /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null)" ] || need=softhsm2; \
-	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
+# What installs the packages in need, for the recipes below.
+define install
 	if [ -n "$$need" ]; then \
 	  command -v apt-get >/dev/null || { echo "install these first: $$need"; exit 1; }; \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
@@ -71,9 +69,22 @@ deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu
 	  echo "installing $$need"; \
 	  $$sudo apt-get -qq update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $$need >/dev/null; \
 	fi
+endef
+
+deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu)
+	@need=; \
+	[ -n "$$(ls $${TRIKEY_SOFTHSM_MODULE:-/usr/lib/softhsm/libsofthsm2.so} /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null)" ] || need=softhsm2; \
+	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
+	$(install)
+
+test-deps: deps ## install the software TPM of the tests too
+	@need=; \
+	command -v swtpm >/dev/null || need=swtpm; \
+	[ -n "$$(ls $${TRIKEY_TPM2_PKCS11_MODULE:-/usr/lib/*/libtpm2_pkcs11.so.1} 2>/dev/null)" ] || need="$$need libtpm2-pkcs11-1"; \
+	$(install)
 
 clean: ## remove what make made
 	rm -rf bin .run
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

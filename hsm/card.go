@@ -23,7 +23,8 @@ type CardInfo struct {
 	PINLocked    bool   `json:"pin_locked"`
 	PINFinalTry  bool   `json:"pin_final_try"`
 	PINCountLow  bool   `json:"pin_count_low"`
-	Given        bool   `json:"given"` // to the unsealing under way
+	PINTries     int    `json:"pin_tries"` // of this machine, since the PIN was last right
+	Given        bool   `json:"given"`     // to the unsealing under way
 }
 
 // Reader is where cards are inserted: every slot of every configured module.
@@ -32,9 +33,18 @@ type Reader interface {
 	Cards(ctx context.Context) ([]CardInfo, error)
 
 	// Login opens the card with its PIN, trying once. The errors are
-	// fault.CardAbsent, PINIncorrect, PINLocked, PINFinalTry and ModuleFault.
-	// While the card is open no other card of its module can be.
+	// fault.CardAbsent, PINIncorrect, PINLocked, PINFinalTry, PINTriesSpent and
+	// ModuleFault; the two before the last mean that nothing was tried, and that a
+	// person may have it tried all the same (ConfirmLastTry). While the card is open
+	// no other card of its module can be.
 	Login(ctx context.Context, id CardID, pin *secret.Bytes) (Card, error)
+
+	// ChangePIN changes a card's PIN. The old one is tried as Login tries it.
+	ChangePIN(ctx context.Context, id CardID, old, fresh *secret.Bytes) error
+
+	// Initialise makes a token of a blank card: id has its label, and its serial and
+	// module where several are inserted. It never touches a card that is a token.
+	Initialise(ctx context.Context, id CardID, soPIN, pin *secret.Bytes) (CardID, error)
 }
 
 // Card is a key card that is logged in to. It holds data objects; which of them
@@ -65,6 +75,10 @@ type Chip interface {
 
 	// Open decrypts what Seal made, into protected memory.
 	Open(ctx context.Context, sealed []byte) (*secret.Bytes, error)
+
+	// Renew destroys the storage key and makes another: nothing that was sealed opens
+	// any more.
+	Renew(ctx context.Context) error
 
 	// Load hands an AES-256 key to the chip, which keeps it as a non-extractable
 	// object until the returned key is closed.

@@ -37,9 +37,25 @@ func (s *Service) Do(ctx context.Context, app *auth.App, calls []Call) error {
 	if err != nil {
 		return err
 	}
-	ops := make([]hsm.Op, 0, len(calls))
-	at := make([]int, 0, len(calls)) // the call of each operation
-	for i := range calls {
+	all := make([]int, len(calls))
+	for i := range all {
+		all[i] = i
+	}
+	stale, err := s.do(ctx, l, app, calls, all)
+	if err == nil && len(stale) > 0 {
+		// The root was rotated after the keys were looked up: the index has them as
+		// the machine's root wraps them now.
+		_, err = s.do(ctx, l, app, calls, stale)
+	}
+	return err
+}
+
+// do carries out some of the calls, and returns those whose keys were wrapped by
+// another root than the machine's.
+func (s *Service) do(ctx context.Context, l *loaded, app *auth.App, calls []Call, which []int) (stale []int, err error) {
+	ops := make([]hsm.Op, 0, len(which))
+	at := make([]int, 0, len(which)) // the call of each operation
+	for _, i := range which {
 		c := &calls[i]
 		op, err := c.prepare(l, app)
 		if err != nil {
@@ -50,12 +66,15 @@ func (s *Service) Do(ctx context.Context, app *auth.App, calls []Call) error {
 		at = append(at, i)
 	}
 	if err := s.cfg.Machine.Do(ctx, ops); err != nil {
-		return err
+		return nil, err
 	}
 	for j := range ops {
 		calls[at[j]].finish(&ops[j])
+		if errors.Is(ops[j].Err, fault.RootGeneration) {
+			stale = append(stale, at[j])
+		}
 	}
-	return nil
+	return stale, nil
 }
 
 // prepare finds the call's keys, checks its grants, and makes the machine's

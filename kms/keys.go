@@ -52,6 +52,9 @@ func (s *Service) CreateKey(ctx context.Context, who Actor, n NewKey) (*Key, err
 		if n.Index == 0 && errors.Is(err, fault.Conflict) && (n.Name == "" || l.keys.named(n.Name) == nil) {
 			continue // somebody took the index meanwhile
 		}
+		if errors.Is(err, record.ErrRotated) {
+			continue // the key was wrapped by the root before
+		}
 		if err == nil {
 			s.cfg.Log.Info("key created", "by", who, "index", k.Index, "name", k.Name, "algorithm", k.Algorithm, "kcv", k.Newest().KCV)
 		}
@@ -80,6 +83,7 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, err
 	if err != nil {
 		return nil, err
 	}
+	generation := v.Wrapped.Generation()
 	k.Versions = []Version{v}
 	content, err := record.JSON(k)
 	if err != nil {
@@ -89,7 +93,7 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, err
 	if err != nil {
 		return nil, err
 	}
-	k.revision, err = s.keep.Apply(ctx, record.Create(keyEntry(k.Index), content), record.Create(namePrefix+k.Name, name))
+	k.revision, err = s.keep.Apply(ctx, record.Create(keyEntry(k.Index), content).Under(generation), record.Create(namePrefix+k.Name, name))
 	if errors.Is(err, keystore.ErrConflict) {
 		return nil, fault.New(fault.Conflict, "key %d or the name %q was taken at the same moment by another caller", n.Index, n.Name)
 	}
@@ -100,12 +104,18 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, err
 	return k, nil
 }
 
+// newVersion has the machine make a version. It is record.ErrRotated when the machine
+// and the records are at different roots, as they are for a moment of a rotation.
 func (s *Service) newVersion(ctx context.Context, k *Key, number uint32) (Version, error) {
+	generation := s.keep.Generation()
 	made, err := s.cfg.Machine.GenerateKey(ctx, hsm.Binding{
 		Index: k.Index, Version: number, Algorithm: k.Algorithm, Purpose: hsm.PurposeSeal,
 	})
 	if err != nil {
 		return Version{}, err
+	}
+	if made.Wrapped.Generation() != generation {
+		return Version{}, record.ErrRotated
 	}
 	return Version{Version: number, State: Active, KCV: made.KCV, Wrapped: made.Wrapped, Created: s.cfg.Now().UTC()}, nil
 }

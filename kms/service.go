@@ -37,7 +37,9 @@ type Config struct {
 // Load starts.
 type Service struct {
 	cfg  Config
-	keep record.Keeper
+	keep *record.Keeper
+
+	followers sync.WaitGroup // goroutines that follow the store
 
 	mu     sync.RWMutex // guards all below
 	loaded *loaded      // nil until Load
@@ -60,7 +62,7 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg, keep: record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed}
+	return &Service{cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed}
 }
 
 var errSealed = fault.New(fault.Sealed, "the machine is sealed: its key cards must be given first (trikey machine unseal)")
@@ -83,6 +85,12 @@ func (s *Service) Load(ctx context.Context) error {
 }
 
 func (s *Service) load(ctx context.Context) (*loaded, error) {
+	if err := s.keep.Attach(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.checkSplit(ctx); err != nil {
+		return nil, err
+	}
 	l := &loaded{keys: newKeyIndex(), apps: auth.New(s.keep), done: make(chan struct{})}
 	from, err := s.keep.Load(ctx, keyPrefix, l.keys.apply)
 	if err != nil {
@@ -94,36 +102,48 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
-	go func() {
-		defer close(l.done)
-		s.follow(follow, l, min(from, fromApps))
-	}()
+	s.followers.Go(func() {
+		err := s.keep.Watch(follow, min(from, fromApps), l.apply)
+		close(l.done)
+		s.lost(follow, l, err)
+	})
 	return l, nil
 }
 
-// follow applies what the store tells, until ctx ends. A record that does not
-// open ends the service's readiness: it was altered while we ran.
-func (s *Service) follow(ctx context.Context, l *loaded, from int64) {
-	err := s.cfg.Store.Watch(ctx, "", from, func(events []keystore.Event) error {
-		for _, e := range events {
-			if err := s.applyEvent(ctx, l, e); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+// lost says what becomes of the service when it can no longer follow the store. A
+// record that does not open ends its readiness: it was altered while we ran.
+func (s *Service) lost(ctx context.Context, l *loaded, err error) {
 	if ctx.Err() != nil || errors.Is(err, keystore.ErrClosed) || errors.Is(err, fault.Sealed) {
 		return
 	}
-	s.cfg.Log.Error("the key store's changes cannot be followed", "error", err)
+	var again *loaded
+	if errors.Is(err, record.ErrRotated) || errors.Is(err, keystore.ErrCompacted) {
+		s.cfg.Log.Info("reading every record anew", "why", err)
+		again, err = s.load(ctx)
+	}
+	if err != nil {
+		s.cfg.Log.Error("the key store's changes cannot be followed", "error", err)
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.loaded == l {
+	current := s.loaded == l
+	switch {
+	case current && err == nil:
+		s.loaded = again
+	case current:
 		s.loaded, s.why = nil, fault.New(fault.Unavailable, "the key store cannot be served: %v", err)
+	}
+	s.mu.Unlock()
+	switch {
+	case current:
+		l.apps.Wipe()
+	case again != nil: // unloaded meanwhile
+		again.stop()
+		again.apps.Wipe()
 	}
 }
 
-func (s *Service) applyEvent(ctx context.Context, l *loaded, e keystore.Event) error {
+// apply takes a change in.
+func (l *loaded) apply(e record.Event) error {
 	apply, remove := l.keys.apply, l.keys.remove
 	switch {
 	case strings.HasPrefix(e.Name, keyPrefix):
@@ -133,14 +153,10 @@ func (s *Service) applyEvent(ctx context.Context, l *loaded, e keystore.Event) e
 		return nil
 	}
 	if e.Deleted {
-		remove(e.Name, e.Revision)
+		remove(e.Name, e.Entry)
 		return nil
 	}
-	opened, err := s.keep.Open(ctx, []keystore.Entry{e.Entry})
-	if err != nil {
-		return err
-	}
-	return apply(opened[0])
+	return apply(e.Record)
 }
 
 // Unload forgets every record, before the machine is sealed.
@@ -159,6 +175,7 @@ func (s *Service) Unload() {
 // Close ends the service. The store and the machine stay their openers'.
 func (s *Service) Close() error {
 	s.Unload()
+	s.followers.Wait()
 	return nil
 }
 
@@ -175,7 +192,7 @@ func (s *Service) Ready(ctx context.Context) error {
 		return errSealed
 	}
 	// The store answers, or its error says why it does not.
-	_, _, err = s.cfg.Store.List(ctx, keyPrefix, "", 1)
+	_, err = record.RootOf(ctx, s.cfg.Store)
 	return err
 }
 

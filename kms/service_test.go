@@ -199,7 +199,7 @@ func TestAlteredRecords(t *testing.T) {
 			return s.rewrite("keys/0000000007", func(v []byte) []byte { v[len(v)-1] ^= 1; return v })
 		},
 		"one key for another": func(t *testing.T, s *site) string {
-			e, _ := s.store.Get(t.Context(), "keys/0000000008")
+			e, _ := s.store.Get(t.Context(), "g1/keys/0000000008")
 			return s.rewrite("keys/0000000007", func([]byte) []byte { return e.Value })
 		},
 		"another revision's number": func(t *testing.T, s *site) string {
@@ -209,7 +209,7 @@ func TestAlteredRecords(t *testing.T) {
 			})
 		},
 		"a copy under a new name": func(t *testing.T, s *site) string {
-			e, _ := s.store.Get(t.Context(), "apps/app/im")
+			e, _ := s.store.Get(t.Context(), "g1/apps/app/im")
 			return s.rewrite("apps/app/copy", func([]byte) []byte { return e.Value })
 		},
 		"cut short": func(t *testing.T, s *site) string {
@@ -238,11 +238,12 @@ func TestAlteredRecords(t *testing.T) {
 // rewrite changes an entry behind the service's back, and returns its name.
 func (s *site) rewrite(name string, f func([]byte) []byte) string {
 	s.t.Helper()
-	e, err := s.store.Get(s.t.Context(), name)
+	entry := "g1/" + name // of the first generation of the root
+	e, err := s.store.Get(s.t.Context(), entry)
 	if err != nil && !errors.Is(err, keystore.ErrNotFound) {
 		s.t.Fatal(err)
 	}
-	if _, err := s.store.Txn(s.t.Context(), nil, []keystore.Write{{Name: name, Value: f(e.Value)}}); err != nil {
+	if _, err := s.store.Txn(s.t.Context(), nil, []keystore.Write{{Name: entry, Value: f(e.Value)}}); err != nil {
 		s.t.Fatal(err)
 	}
 	return name

@@ -49,7 +49,7 @@ func (s *site) withCard(pinFile string, f func(ctx context.Context, card hsm.Car
 	}
 	pin := s.pin(pinFile)
 	defer pin.Wipe()
-	card, err := p11.NewReader(s.module()).Login(s.t.Context(), hsm.CardID{Serial: strings.TrimSpace(string(serial))}, pin)
+	card, err := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{s.module()}}).Login(s.t.Context(), hsm.CardID{Serial: strings.TrimSpace(string(serial))}, pin)
 	if err != nil {
 		s.t.Fatal(err)
 	}

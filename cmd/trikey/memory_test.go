@@ -50,11 +50,8 @@ func TestMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	needles = append(needles, needle(t, "root", root), needle(t, "wrapping key", wrap), needle(t, "record key", record), needle(t, "chip PIN", s.pin("chip")))
-	canary := make([]byte, 32)
-	_, _ = rand.Read(canary)
-	needles = append(needles, memscan.Needle{Name: "canary", Value: []byte(hex.EncodeToString(canary))})
-
-	s.open("TRIKEY_TEST_CANARY=" + hex.EncodeToString(canary))
+	canary, needles := withCanary(needles)
+	s.open(canary)
 	s.ok("key", "create", "--index", "7", "--name", "chat")
 	s.createApp("im", "127.0.0.1/32", "keys=*;ops="+allOps)
 	// What is left behind adds up: seal and open again, many times.
@@ -68,23 +65,38 @@ func TestMemory(t *testing.T) {
 		for range 200 {
 			s.encrypt("7", []byte("load"), nil)
 		}
-		report := s.scan(needles)
-		if !report.Found("canary") {
-			t.Fatalf("the canary was not found in %d bytes: the scan proves nothing", report.Scanned)
-		}
-		for _, h := range report.Hits {
-			switch {
-			case h.Name == "canary":
-			case strings.HasSuffix(h.Form, "half"):
-				// A vector register that a preemption saved: rare, sixteen bytes, and
-				// named in docs/threat-model.md.
-				t.Logf("%s (%s) lies at %#x in %s", h.Name, h.Form, h.Address, h.Region)
-			default:
-				t.Errorf("%s (%s) lies at %#x in %s", h.Name, h.Form, h.Address, h.Region)
-			}
-		}
+		s.clean(needles)
 	}
 	s.encrypt("7", []byte("alive"), nil)
+}
+
+// withCanary adds a needle that the service must have, and returns what plants it in its
+// environment.
+func withCanary(needles []memscan.Needle) (env string, all []memscan.Needle) {
+	random := make([]byte, 32)
+	_, _ = rand.Read(random)
+	canary := hex.EncodeToString(random)
+	return "TRIKEY_TEST_CANARY=" + canary, append(needles, memscan.Needle{Name: "canary", Value: []byte(canary)})
+}
+
+// clean scans the service for needles. The canary is one, and alone is found.
+func (s *site) clean(needles []memscan.Needle) {
+	s.t.Helper()
+	report := s.scan(needles)
+	if !report.Found("canary") {
+		s.t.Fatalf("the canary was not found in %d bytes: the scan proves nothing", report.Scanned)
+	}
+	for _, h := range report.Hits {
+		switch {
+		case h.Name == "canary":
+		case strings.HasSuffix(h.Form, "half"):
+			// A vector register that a preemption saved: rare, sixteen bytes, and
+			// named in docs/threat-model.md.
+			s.t.Logf("%s (%s) lies at %#x in %s", h.Name, h.Form, h.Address, h.Region)
+		default:
+			s.t.Errorf("%s (%s) lies at %#x in %s", h.Name, h.Form, h.Address, h.Region)
+		}
+	}
 }
 
 func needle(t *testing.T, name string, s *secret.Bytes) memscan.Needle {

@@ -34,8 +34,9 @@ func kem() hpke.KEM { return hpke.DHKEM(ecdh.X25519()) }
 
 // cardRequest names a card and carries its PIN, sealed.
 type cardRequest struct {
-	Card hsm.CardID `json:"card"`
-	PIN  []byte     `json:"pin"`
+	Card    hsm.CardID `json:"card"`
+	PIN     []byte     `json:"pin"`
+	LastTry string     `json:"last_try,omitempty"` // the serial, when a person has confirmed the try
 }
 
 type commitRequest struct {
@@ -79,9 +80,15 @@ func Handler(c hsm.Console) (http.Handler, error) {
 		return jsonhttp.None{}, c.Abort(r.Context())
 	})
 	handle(mux, "POST /v1/begin", func(r *http.Request, plan hsm.Plan) (hsm.Progress, error) { return c.Begin(r.Context(), plan) })
-	handle(mux, "POST /v1/commit", func(r *http.Request, in commitRequest) (hsm.Record, error) { return c.Commit(r.Context(), in.KCV) })
+	handle(mux, "POST /v1/commit", func(r *http.Request, in commitRequest) (hsm.Report, error) {
+		// A switch to a new root must not stop half way because the caller went away.
+		return c.Commit(context.WithoutCancel(r.Context()), in.KCV)
+	})
+	handle(mux, "GET /v1/progress", func(r *http.Request, _ jsonhttp.None) (hsm.Progress, error) { return c.Progress(r.Context()) })
+	handle(mux, "POST /v1/gather", withPIN(h, c.Gather))
 	handle(mux, "POST /v1/present", withPIN(h, c.Present))
 	handle(mux, "POST /v1/inspect", withPIN(h, c.Inspect))
+	h.handleCare(mux)
 	handle(mux, "POST /v1/deal", withPIN(h, c.Deal))
 	handle(mux, "POST /v1/verify", withPIN(h, c.Verify))
 	return mux, nil
@@ -94,18 +101,18 @@ func handle[In, Out any](mux *http.ServeMux, pattern string, f func(*http.Reques
 // withPIN opens the request's PIN for a call that needs one.
 func withPIN[Out any](h *handler, f func(context.Context, hsm.CardID, *secret.Bytes) (Out, error)) func(*http.Request, cardRequest) (Out, error) {
 	return func(r *http.Request, in cardRequest) (out Out, err error) {
-		pin, err := h.open(in)
+		pin, err := h.open(pinInfo, in.Card, in.PIN)
 		if err != nil {
 			return out, err
 		}
 		defer pin.Wipe()
 		// A card must not be left half written because the caller went away.
-		return f(context.WithoutCancel(r.Context()), in.Card, pin)
+		return f(hsm.ConfirmLastTry(context.WithoutCancel(r.Context()), in.LastTry), in.Card, pin)
 	}
 }
 
-func (h *handler) open(in cardRequest) (*secret.Bytes, error) {
-	plain, err := hpke.Open(h.private, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(pinInfo+in.Card.Serial), in.PIN)
+func (h *handler) open(info string, card hsm.CardID, sealed []byte) (*secret.Bytes, error) {
+	plain, err := hpke.Open(h.private, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(info+card.Serial), sealed)
 	if err != nil {
 		return nil, fault.New(fault.BadRequest, "pin: not sealed to this machine's key; it may have been restarted: try again")
 	}
@@ -133,23 +140,34 @@ func (c *Client) call(ctx context.Context, method, name string, in, out any) err
 
 // sealed calls with a PIN.
 func (c *Client) sealed(ctx context.Context, name string, card hsm.CardID, pin *secret.Bytes, out any) error {
-	var key pinKey
-	if err := c.call(ctx, http.MethodGet, "pin-key", nil, &key); err != nil {
+	seal, err := c.sealer(ctx, card)
+	if err != nil {
 		return err
 	}
-	public, err := kem().NewPublicKey(key.PublicKey)
-	if err != nil {
-		return fault.Wrap(fault.Unavailable, err, "the machine's key for PINs")
-	}
-	in := cardRequest{Card: card}
-	err = pin.Use(func(p []byte) (err error) {
-		in.PIN, err = hpke.Seal(public, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(pinInfo+card.Serial), p)
-		return err
-	})
-	if err != nil {
+	in := cardRequest{Card: card, LastTry: hsm.LastTry(ctx)}
+	if in.PIN, err = seal(pinInfo, pin); err != nil {
 		return err
 	}
 	return c.call(ctx, http.MethodPost, name, in, out)
+}
+
+// sealer returns what seals PINs of a card to the machine's key.
+func (c *Client) sealer(ctx context.Context, card hsm.CardID) (func(info string, pin *secret.Bytes) ([]byte, error), error) {
+	var key pinKey
+	if err := c.call(ctx, http.MethodGet, "pin-key", nil, &key); err != nil {
+		return nil, err
+	}
+	public, err := kem().NewPublicKey(key.PublicKey)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "the machine's key for PINs")
+	}
+	return func(info string, pin *secret.Bytes) (sealed []byte, err error) {
+		err = pin.Use(func(p []byte) (err error) {
+			sealed, err = hpke.Seal(public, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(info+card.Serial), p)
+			return err
+		})
+		return sealed, err
+	}, nil
 }
 
 // Status is Console.Status.
@@ -183,6 +201,18 @@ func (c *Client) Begin(ctx context.Context, plan hsm.Plan) (p hsm.Progress, err 
 	return p, err
 }
 
+// Progress is Console.Progress.
+func (c *Client) Progress(ctx context.Context) (p hsm.Progress, err error) {
+	err = c.call(ctx, http.MethodGet, "progress", nil, &p)
+	return p, err
+}
+
+// Gather is Console.Gather.
+func (c *Client) Gather(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (p hsm.Progress, err error) {
+	err = c.sealed(ctx, "gather", card, pin, &p)
+	return p, err
+}
+
 // Deal is Console.Deal.
 func (c *Client) Deal(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (p hsm.Progress, err error) {
 	err = c.sealed(ctx, "deal", card, pin, &p)
@@ -196,7 +226,7 @@ func (c *Client) Verify(ctx context.Context, card hsm.CardID, pin *secret.Bytes)
 }
 
 // Commit is Console.Commit.
-func (c *Client) Commit(ctx context.Context, kcv string) (r hsm.Record, err error) {
+func (c *Client) Commit(ctx context.Context, kcv string) (r hsm.Report, err error) {
 	err = c.call(ctx, http.MethodPost, "commit", commitRequest{kcv}, &r)
 	return r, err
 }

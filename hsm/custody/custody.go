@@ -26,20 +26,39 @@ import (
 
 // Config is what a desk needs.
 type Config struct {
-	Dir    string // the machine's data directory
-	Region string // bound into the root set and every key; "" is a region too
-	Reader hsm.Reader
-	Engine hsm.Engine
+	Dir     string // the machine's data directory
+	Region  string // bound into the root set and every key; "" is a region too
+	Reader  hsm.Reader
+	Engine  hsm.Engine
+	Chip    hsm.Chip
+	Service Service // nil where the machine stands alone
 
-	// Opened is called after the machine has opened, before the last card's
-	// Present returns; Sealing before the machine is sealed. Both may be nil.
-	Opened  func(ctx context.Context) error
-	Sealing func()
+	// Warm keeps the root on disk, as the chip encrypts it, so that the machine can
+	// start without cards (Desk.Start).
+	Warm bool
 
 	// Patience is how long cards or a ceremony may wait for the next step before
 	// they are forgotten; 30 minutes when zero.
 	Patience time.Duration
 	Now      func() time.Time // time.Now when nil
+}
+
+// Service is what lives on the machine's root: kms.Service.
+type Service interface {
+	// Load is called after the machine has opened, before the last card's Present
+	// returns; Unload before the machine is sealed.
+	Load(ctx context.Context) error
+	Unload()
+
+	// Resplit is called with a new split before its cards count, and again after.
+	Resplit(ctx context.Context, split hsm.ID) error
+
+	// RotateRoot moves what is stored to the machine's next root, and calls promote
+	// when that counts.
+	RotateRoot(ctx context.Context, next hsm.Manifest, promote func(context.Context) error, progress func(done, total int)) error
+
+	// Root tells which root what is stored is of; zero where nothing is.
+	Root(ctx context.Context) (hsm.ID, error)
 }
 
 // Desk is the console of one machine. Close wipes what it holds.
@@ -49,8 +68,10 @@ type Desk struct {
 	mu       sync.Mutex  // held through each step of a ceremony; guards all below
 	record   *hsm.Record // nil: the machine is blank
 	given    []given     // cards of the unsealing under way
-	ceremony *ceremony   // dealing under way
+	ceremony *ceremony   // under way
 	patience *time.Timer // forgets both
+
+	destroying []string // serials of cards that a committed destruction has yet to erase
 
 	published sync.Mutex // guards shown, so that Status never waits for a card
 	shown     shown
@@ -64,8 +85,9 @@ type given struct {
 
 // shown is what Status tells besides what the engine does.
 type shown struct {
-	have   int
-	record *hsm.Record
+	have     int
+	record   *hsm.Record
+	ceremony *hsm.Progress // nil: none is under way
 }
 
 var _ hsm.Console = (*Desk)(nil)
@@ -87,6 +109,12 @@ func New(cfg Config) (*Desk, error) {
 			"which cannot be changed", cfg.Region, record.Region)
 	}
 	d := &Desk{cfg: cfg, record: record}
+	if d.destroying, err = readDestroying(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if err := d.settleRotation(context.Background()); err != nil {
+		return nil, err
+	}
 	d.show()
 	return d, nil
 }
@@ -96,6 +124,10 @@ func (d *Desk) show() {
 	d.published.Lock()
 	defer d.published.Unlock()
 	d.shown = shown{have: len(d.given), record: d.record}
+	if d.ceremony != nil {
+		p := d.ceremony.progress()
+		d.shown.ceremony = &p
+	}
 }
 
 // Status tells the machine's state and how many cards it has been given.
@@ -182,14 +214,16 @@ func (d *Desk) mayCollect(ctx context.Context) error {
 	case err != nil:
 		return err
 	case d.record == nil:
-		return fault.New(fault.MachineBlank, "the machine is blank: initialise it first (trikey machine init)")
+		return errBlank
 	case d.ceremony != nil:
 		return fault.New(fault.Conflict, "a ceremony is under way at this machine; finish or abort it first")
 	case s.State == hsm.Open:
 		return fault.New(fault.MachineOpen, "the machine is open already")
 	}
-	return nil
+	return d.checkDestroying(nil)
 }
+
+var errBlank = fault.New(fault.MachineBlank, "the machine is blank: initialise it first (trikey machine init)")
 
 // open rebuilds the root from the cards given and opens the engine. Whatever
 // happens, the shares are forgotten. The caller holds mu.
@@ -204,13 +238,27 @@ func (d *Desk) open(ctx context.Context) error {
 		return err
 	}
 	defer key.Wipe()
-	if err := d.cfg.Engine.Open(ctx, hsm.Root{Manifest: d.record.Manifest, Key: key}); err != nil {
+	return d.openWith(ctx, key)
+}
+
+// openWith opens the engine and the service. A store that belongs to other cards or
+// another root has the machine sealed again; one that is damaged does not: the machine
+// is what it was, and the store can be restored under it. The caller holds mu.
+func (d *Desk) openWith(ctx context.Context, key *secret.Bytes) error {
+	root := hsm.Root{Manifest: d.record.Manifest, Key: key}
+	if err := d.cfg.Engine.Open(ctx, root); err != nil {
 		return err
 	}
-	if d.cfg.Opened != nil {
-		return d.cfg.Opened(ctx)
+	if d.cfg.Service != nil {
+		err := d.cfg.Service.Load(ctx)
+		if errors.Is(err, fault.CardSuperseded) || errors.Is(err, fault.RootGeneration) {
+			return errors.Join(err, d.cfg.Engine.Seal(ctx))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return nil
+	return d.keepWarm(ctx, root)
 }
 
 // rebuild combines checked shares and compares the key check value.
@@ -339,7 +387,7 @@ func (d *Desk) forget() {
 	d.show()
 }
 
-// Seal closes an open machine.
+// Seal closes an open machine. It opens again with cards only.
 func (d *Desk) Seal(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -347,8 +395,12 @@ func (d *Desk) Seal(ctx context.Context) error {
 		return fault.New(fault.MachineBlank, "the machine is blank: there is nothing to seal")
 	}
 	d.forget()
-	if d.cfg.Sealing != nil {
-		d.cfg.Sealing()
+	return errors.Join(d.dropWarm(), d.seal(ctx))
+}
+
+func (d *Desk) seal(ctx context.Context) error {
+	if d.cfg.Service != nil {
+		d.cfg.Service.Unload()
 	}
 	return d.cfg.Engine.Seal(ctx)
 }

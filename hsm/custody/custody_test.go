@@ -45,9 +45,11 @@ func newSite(t *testing.T) *site {
 		}
 		s.cards = append(s.cards, id)
 	}
-	engine := soft.New(soft.Config{Chip: hsmtest.NewChip(t), Region: "eu"})
+	chip := hsmtest.NewChip(t)
+	engine := soft.New(soft.Config{Chip: chip, Region: "eu"})
 	t.Cleanup(func() { _ = engine.Close() })
-	s.cfg = custody.Config{Dir: t.TempDir(), Region: "eu", Reader: p11.NewReader(module), Engine: engine}
+	reader := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{module}})
+	s.cfg = custody.Config{Dir: t.TempDir(), Region: "eu", Reader: reader, Engine: engine, Chip: chip}
 	s.restart()
 	return s
 }
@@ -86,14 +88,14 @@ func (s *site) all(do step) (p hsm.Progress) {
 
 func (s *site) begin() hsm.Progress {
 	s.t.Helper()
-	p, err := s.desk.Begin(s.t.Context(), hsm.Plan{Shares: 3, Threshold: 3})
+	p, err := s.desk.Begin(s.t.Context(), hsm.Plan{Kind: hsm.Init, Shares: 3, Threshold: 3})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return p
 }
 
-func (s *site) init() hsm.Record {
+func (s *site) init() hsm.Report {
 	s.t.Helper()
 	s.begin()
 	s.all(s.desk.Deal)
@@ -131,12 +133,13 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	for _, plan := range []hsm.Plan{{}, {Shares: 1, Threshold: 1}, {Shares: 2, Threshold: 3}, {Shares: 3, Threshold: 1}, {Shares: 17, Threshold: 3}, {Shares: -1, Threshold: -1}} {
+		plan.Kind = hsm.Init
 		if _, err := s.desk.Begin(ctx, plan); !errors.Is(err, fault.BadRequest) {
 			t.Errorf("%+v: %v", plan, err)
 		}
 	}
 	s.begin()
-	if _, err := s.desk.Begin(ctx, hsm.Plan{Shares: 3, Threshold: 3}); !errors.Is(err, fault.Conflict) {
+	if _, err := s.desk.Begin(ctx, hsm.Plan{Kind: hsm.Init, Shares: 3, Threshold: 3}); !errors.Is(err, fault.Conflict) {
 		t.Errorf("a second ceremony: %v", err)
 	}
 	if _, err := s.desk.Verify(ctx, s.cards[0], s.pin); !errors.Is(err, fault.Conflict) {
@@ -248,7 +251,7 @@ func TestRecord(t *testing.T) {
 func TestOpened(t *testing.T) {
 	s := newSite(t)
 	s.init()
-	s.cfg.Opened = func(context.Context) error { return fault.New(fault.RecordDamaged, "record x") }
+	s.cfg.Service = damagedStore{}
 	s.restart()
 	var err error
 	for _, c := range s.cards {
@@ -258,3 +261,12 @@ func TestOpened(t *testing.T) {
 		t.Errorf("%v, %v", err, s.state().State)
 	}
 }
+
+// damagedStore is a service whose store does not load.
+type damagedStore struct{ custody.Service }
+
+func (damagedStore) Load(context.Context) error { return fault.New(fault.RecordDamaged, "record x") }
+
+func (damagedStore) Root(context.Context) (hsm.ID, error) { return hsm.ID{}, nil }
+
+func (damagedStore) Unload() {}

@@ -23,6 +23,8 @@ func (d *Desk) Inspect(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (h
 		}
 	}
 	err = d.withCard(ctx, id, pin, func(card hsm.Card) error {
+		// The list is of before the login, which was a success.
+		report.Card.PINTries, report.Card.PINCountLow, report.Card.PINFinalTry = 0, false, false
 		return eachShare(ctx, card, func(s *hsm.Share, err error) bool {
 			if fault.CodeOf(err) != fault.CardEmpty {
 				report.Shares = append(report.Shares, d.describe(s, err))

@@ -1,15 +1,10 @@
 package custody
 
 import (
-	"errors"
-	"io/fs"
-	"os"
 	"path/filepath"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
-
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 )
 
@@ -21,7 +16,7 @@ const (
 // readRecord returns the machine's record, nil when there is none.
 func readRecord(dir string) (*hsm.Record, error) {
 	var r hsm.Record
-	if found, err := readJSON(filepath.Join(dir, recordFile), &r); err != nil || !found {
+	if found, err := durable.Read(filepath.Join(dir, recordFile), &r); err != nil || !found {
 		return nil, err
 	}
 	if r.Threshold < 2 || int(r.Shares) != len(r.Commitments) || r.Threshold > r.Shares {
@@ -39,60 +34,6 @@ type pending struct {
 
 func readPending(dir string) (pending, error) {
 	var p pending
-	_, err := readJSON(filepath.Join(dir, pendingFile), &p)
+	_, err := durable.Read(filepath.Join(dir, pendingFile), &p)
 	return p, err
-}
-
-func readJSON(path string, into any) (found bool, err error) {
-	raw, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	case err != nil:
-		return false, fault.Wrap(fault.RecordDamaged, err, "read %s", path)
-	}
-	if err := json.Unmarshal(raw, into, json.RejectUnknownMembers(true)); err != nil {
-		return false, fault.Wrap(fault.RecordDamaged, err, "%s is damaged; restore it from a backup", path)
-	}
-	return true, nil
-}
-
-// writeJSON replaces a file of dir so that a crash at any moment leaves the old
-// content or the new.
-func writeJSON(dir, name string, value any) (err error) {
-	raw, err := json.Marshal(value, jsontext.WithIndent("  "))
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, name+".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(append(raw, '\n')); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

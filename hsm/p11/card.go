@@ -7,6 +7,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/pintry"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -19,14 +20,25 @@ const application = "trikey\x00"
 // notices a card that was inserted later.
 type Reader struct {
 	modules []ModuleConfig
+	tries   pintry.Counter
 	turn    chan struct{} // holds one token: who has it may have modules open
 }
 
 var _ hsm.Reader = (*Reader)(nil)
 
-// NewReader returns the reader of these modules.
-func NewReader(modules ...ModuleConfig) *Reader {
-	return &Reader{modules: modules, turn: make(chan struct{}, 1)}
+// ReaderConfig is what a reader needs.
+type ReaderConfig struct {
+	Modules []ModuleConfig
+	Tries   pintry.Counter // nil counts for as long as the reader lives
+}
+
+// NewReader returns the reader of these modules. What Check says of them it says when
+// they are used.
+func NewReader(cfg ReaderConfig) *Reader {
+	if cfg.Tries == nil {
+		cfg.Tries = pintry.InMemory()
+	}
+	return &Reader{modules: cfg.Modules, tries: cfg.Tries, turn: make(chan struct{}, 1)}
 }
 
 // take waits until no card is open. release undoes it.
@@ -60,6 +72,7 @@ func (r *Reader) Cards(ctx context.Context) ([]hsm.CardInfo, error) {
 		}
 		for _, t := range list {
 			if t.info.Initialised {
+				t.info.PINTries = r.tries.Used(t.info.CardID)
 				cards = append(cards, t.info)
 			}
 		}
@@ -78,7 +91,7 @@ func (r *Reader) Login(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (h
 		if id.Module != "" && id.Module != cfg.Path {
 			continue
 		}
-		c, err := r.loginTo(cfg, id, pin)
+		c, err := r.loginTo(ctx, cfg, id, pin)
 		if err == nil {
 			return c, nil
 		}
@@ -90,7 +103,7 @@ func (r *Reader) Login(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (h
 	return nil, problem
 }
 
-func (r *Reader) loginTo(cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (*card, error) {
+func (r *Reader) loginTo(ctx context.Context, cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (hsm.Card, error) {
 	m, err := openModule(cfg)
 	if err != nil {
 		return nil, err
@@ -98,8 +111,12 @@ func (r *Reader) loginTo(cfg ModuleConfig, id hsm.CardID, pin *secret.Bytes) (*c
 	t, err := m.find(id)
 	if err == nil {
 		var s *session
-		if s, err = m.login(t, pin, fault.ModuleFault); err == nil {
-			return &card{reader: r, m: m, s: s}, nil
+		if s, err = m.login(t, pin, fault.ModuleFault, r.counted(ctx)); err == nil {
+			c := &card{reader: r, m: m, s: s}
+			if cfg.Form == FormRSA {
+				return &rsaCard{c, cfg, t.info.Serial}, nil
+			}
+			return c, nil
 		}
 	}
 	return nil, errors.Join(err, m.close())

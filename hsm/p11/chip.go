@@ -101,7 +101,7 @@ func loginChip(cfg ChipConfig) (*Chip, error) {
 		c.workers <- nil
 	}
 	if c.token, err = m.find(hsm.CardID{Label: cfg.Label, Serial: cfg.Serial}); err == nil {
-		c.owner, err = m.login(c.token, cfg.PIN, fault.ChipFault)
+		c.owner, err = m.login(c.token, cfg.PIN, fault.ChipFault, unlessItLocks)
 	}
 	if err != nil {
 		return nil, errors.Join(fault.Wrap(fault.CodeOf(err), err, "the machine's chip"), m.close())
@@ -259,6 +259,21 @@ func (c *Chip) Open(ctx context.Context, sealed []byte) (*secret.Bytes, error) {
 	return c.open(ctx, c.storage, sealed[:nonceSize], sealed[nonceSize:], []byte(chipAAD))
 }
 
+// Renew destroys the storage key and makes another.
+func (c *Chip) Renew(context.Context) error {
+	return c.owner.call("renew the chip's storage key", func(p *pkcs11.Ctx) error {
+		fresh, err := p.GenerateKey(c.owner.handle, mechanism(pkcs11.CKM_AES_KEY_GEN, nil), storageTemplate())
+		if err != nil {
+			return err
+		}
+		if err := p.DestroyObject(c.owner.handle, c.storage); err != nil {
+			return errors.Join(err, p.DestroyObject(c.owner.handle, fresh))
+		}
+		c.storage = fresh
+		return nil
+	})
+}
+
 // encryptTo encrypts a key to the chip's public key by RSA-OAEP (RFC 8017).
 func (c *Chip) encryptTo(key *secret.Bytes) (wrapped []byte, err error) {
 	err = key.Use(func(k []byte) error {
@@ -273,7 +288,7 @@ func (c *Chip) encryptTo(key *secret.Bytes) (wrapped []byte, err error) {
 	return wrapped, nil
 }
 
-func oaep() []*pkcs11.Mechanism {
+func loadingOAEP() []*pkcs11.Mechanism {
 	return mechanism(pkcs11.CKM_RSA_PKCS_OAEP, pkcs11.NewOAEPParams(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, pkcs11.CKZ_DATA_SPECIFIED, nil))
 }
 
@@ -287,7 +302,7 @@ func (c *Chip) Load(_ context.Context, key *secret.Bytes) (hsm.ChipKey, error) {
 	loaded := &chipKey{chip: c}
 	// In the owner's session: the key lives as long as that does.
 	err = c.owner.call("load a key into the chip", func(p *pkcs11.Ctx) (err error) {
-		loaded.handle, err = p.UnwrapKey(c.owner.handle, oaep(), c.unwrap, wrapped, sessionTemplate())
+		loaded.handle, err = p.UnwrapKey(c.owner.handle, loadingOAEP(), c.unwrap, wrapped, sessionTemplate())
 		return err
 	})
 	if err != nil {

@@ -23,12 +23,6 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 )
 
-// ModuleConfig names a PKCS#11 library.
-type ModuleConfig struct {
-	Path string            // of the shared library
-	Env  map[string]string // set in the process before the library is initialised
-}
-
 // module is an initialised library.
 type module struct {
 	path string // as configured
@@ -45,6 +39,9 @@ var owners = struct {
 }{paths: map[string]bool{}}
 
 func openModule(cfg ModuleConfig) (*module, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
 	real, err := filepath.EvalSymlinks(cfg.Path)
 	if err != nil {
 		return nil, fault.Wrap(fault.ModuleFault, err, "the PKCS#11 module %s is not there; install it, or correct its path", cfg.Path)
@@ -105,11 +102,13 @@ var meanings = map[pkcs11.Error]struct {
 	code fault.Code
 	next string
 }{
-	pkcs11.CKR_PIN_INCORRECT:          {fault.PINIncorrect, "the PIN is not this card's; it was tried once and will not be tried again by itself"},
-	pkcs11.CKR_PIN_INVALID:            {fault.PINIncorrect, "the PIN has characters that the card does not take"},
-	pkcs11.CKR_PIN_LEN_RANGE:          {fault.PINIncorrect, "the PIN is too short or too long for the card"},
-	pkcs11.CKR_PIN_EXPIRED:            {fault.PINLocked, "the PIN has expired; change it first"},
-	pkcs11.CKR_PIN_LOCKED:             {fault.PINLocked, "the card has locked its PIN; unlock it with its SO PIN, or use another card"},
+	pkcs11.CKR_PIN_INCORRECT: {fault.PINIncorrect, "the PIN is not this card's; it was tried once and will not be tried again by itself"},
+	pkcs11.CKR_PIN_INVALID:   {fault.PINIncorrect, "the PIN has characters that the card does not take"},
+	pkcs11.CKR_PIN_LEN_RANGE: {fault.PINIncorrect, "the PIN is too short or too long for the card"},
+	pkcs11.CKR_PIN_EXPIRED:   {fault.PINLocked, "the PIN has expired; change it first"},
+	pkcs11.CKR_PIN_LOCKED:    {fault.PINLocked, "the card has locked its PIN; unlock it with its SO PIN, or use another card"},
+	// Never a success: the PIN that was given was not looked at.
+	pkcs11.CKR_USER_ALREADY_LOGGED_IN: {fault.ModuleFault, "the module says that somebody is logged in already, and did not look at the PIN; restart the machine"},
 	pkcs11.CKR_TOKEN_NOT_PRESENT:      {fault.CardAbsent, "the card is not in the reader; insert it"},
 	pkcs11.CKR_TOKEN_NOT_RECOGNIZED:   {fault.CardAbsent, "the reader does not recognise the card; insert it again"},
 	pkcs11.CKR_DEVICE_REMOVED:         {fault.CardAbsent, "the card was removed; insert it again"},

@@ -48,7 +48,7 @@ func newToken(t testing.TB, cfg p11.ModuleConfig, label, pin string) hsm.CardID 
 
 func TestReader(t *testing.T) {
 	cfg := newModule(t)
-	r := p11.NewReader(cfg)
+	r := newReader(cfg)
 	if cards, err := r.Cards(t.Context()); err != nil || len(cards) != 0 {
 		t.Fatalf("an empty reader has %v, %v", cards, err)
 	}
@@ -85,42 +85,22 @@ func TestReader(t *testing.T) {
 func TestCardObjects(t *testing.T) {
 	cfg := newModule(t)
 	id := newToken(t, cfg, "card", "1111")
-	r := p11.NewReader(cfg)
-	login := func() hsm.Card {
-		t.Helper()
-		c, err := r.Login(t.Context(), id, text(t, "1111"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	values := func(c hsm.Card) (all []string) {
-		t.Helper()
-		objects, err := c.Objects(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, o := range objects {
-			_ = o.Use(func(b []byte) error { all = append(all, string(b)); return nil })
-			o.Wipe()
-		}
-		return all
-	}
-	c := login()
+	r := newReader(cfg)
+	c := login(t, r, id, "1111")
 	if err := errors.Join(c.Store(t.Context(), "share", text(t, "one")), c.Store(t.Context(), "share", text(t, "two"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c = login()
-	if got := values(c); len(got) != 2 || got[0] == got[1] {
+	c = login(t, r, id, "1111")
+	if got := values(t, c); len(got) != 2 || got[0] == got[1] {
 		t.Errorf("read back %q", got)
 	}
 	if err := errors.Join(c.Remove(t.Context(), text(t, "one")), c.Remove(t.Context(), text(t, "none"))); err != nil {
 		t.Error(err)
 	}
-	if got := values(c); len(got) != 1 || got[0] != "two" {
+	if got := values(t, c); len(got) != 1 || got[0] != "two" {
 		t.Errorf("after removal: %q", got)
 	}
 	// While a card is open the reader is taken, and waiting for it can be given up.
@@ -137,7 +117,7 @@ func TestCardObjects(t *testing.T) {
 func TestCardRemoved(t *testing.T) {
 	cfg := newModule(t)
 	id := newToken(t, cfg, "card", "1111")
-	r := p11.NewReader(cfg)
+	r := newReader(cfg)
 	c, err := r.Login(t.Context(), id, text(t, "1111"))
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +141,7 @@ func TestCardRemoved(t *testing.T) {
 func TestModules(t *testing.T) {
 	a, b := newModule(t), newModule(t)
 	idA, idB := newToken(t, a, "a", "1111"), newToken(t, b, "b", "2222")
-	r := p11.NewReader(a, b)
+	r := newReader(a, b)
 	if cards, err := r.Cards(t.Context()); err != nil || len(cards) != 2 {
 		t.Errorf("two modules: %v, %v", cards, err)
 	}
@@ -171,7 +151,7 @@ func TestModules(t *testing.T) {
 			t.Errorf("%v: %v", id, err)
 			continue
 		}
-		if _, err := p11.NewReader(p11.ModuleConfig{Path: id.Module}).Cards(t.Context()); id.Module != "" && !errors.Is(err, fault.ModuleFault) {
+		if _, err := newReader(p11.ModuleConfig{Path: id.Module}).Cards(t.Context()); id.Module != "" && !errors.Is(err, fault.ModuleFault) {
 			t.Errorf("a module with two owners: %v", err)
 		}
 		if err := c.Close(); err != nil {
@@ -183,7 +163,7 @@ func TestModules(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{noModule, noModule + ".missing"} {
-		if _, err := p11.NewReader(p11.ModuleConfig{Path: path}).Cards(t.Context()); !errors.Is(err, fault.ModuleFault) {
+		if _, err := newReader(p11.ModuleConfig{Path: path}).Cards(t.Context()); !errors.Is(err, fault.ModuleFault) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -340,4 +320,8 @@ func BenchmarkChipKeyOpen(b *testing.B) {
 		}
 		k.Wipe()
 	}
+}
+
+func newReader(modules ...p11.ModuleConfig) *p11.Reader {
+	return p11.NewReader(p11.ReaderConfig{Modules: modules})
 }

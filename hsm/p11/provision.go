@@ -15,7 +15,14 @@ import (
 // InitToken initialises the first token of a module that is not initialised yet,
 // and returns its identity.
 func InitToken(cfg ModuleConfig, label string, soPIN, pin *secret.Bytes) (id hsm.CardID, err error) {
-	before, err := initToken(cfg, label, soPIN, pin)
+	return initialise(cfg, hsm.CardID{Label: label}, soPIN, pin)
+}
+
+// initialise initialises the first blank token of a module, of the serial where one
+// is given.
+func initialise(cfg ModuleConfig, want hsm.CardID, soPIN, pin *secret.Bytes) (id hsm.CardID, err error) {
+	label := want.Label
+	before, err := initToken(cfg, want, soPIN, pin)
 	if err != nil {
 		return id, err
 	}
@@ -38,7 +45,7 @@ func InitToken(cfg ModuleConfig, label string, soPIN, pin *secret.Bytes) (id hsm
 }
 
 // initToken returns the serials of the tokens that there were before.
-func initToken(cfg ModuleConfig, label string, soPIN, pin *secret.Bytes) (before []string, err error) {
+func initToken(cfg ModuleConfig, want hsm.CardID, soPIN, pin *secret.Bytes) (before []string, err error) {
 	m, err := openModule(cfg)
 	if err != nil {
 		return nil, err
@@ -50,7 +57,7 @@ func initToken(cfg ModuleConfig, label string, soPIN, pin *secret.Bytes) (before
 	}
 	var blank *token
 	for i, t := range list {
-		if !t.info.Initialised && blank == nil {
+		if !t.info.Initialised && blank == nil && (want.Serial == "" || want.Serial == t.info.Serial) {
 			blank = &list[i]
 		}
 		if t.info.Initialised {
@@ -63,7 +70,7 @@ func initToken(cfg ModuleConfig, label string, soPIN, pin *secret.Bytes) (before
 	return before, soPIN.Use(func(so []byte) error {
 		return pin.Use(func(p []byte) error {
 			return m.call(fault.ModuleFault, "initialise a token", func(c *pkcs11.Ctx) error {
-				return setPINs(c, blank.slot, label, pinString(so), pinString(p))
+				return setPINs(c, blank.slot, want.Label, pinString(so), pinString(p))
 			})
 		})
 	})
@@ -75,6 +82,18 @@ func pinString(b []byte) string {
 }
 
 func setPINs(c *pkcs11.Ctx, slot uint, label, soPIN, pin string) error {
+	// A token that took the SO PIN and refuses the PIN would be neither blank nor of
+	// use: so their lengths are looked at before anything is done.
+	info, err := c.GetTokenInfo(slot)
+	if err != nil {
+		return err
+	}
+	for name, p := range map[string]string{"PIN": pin, "SO PIN": soPIN} {
+		if n := uint(len(p)); n < info.MinPinLen || info.MaxPinLen > 0 && n > info.MaxPinLen {
+			return fault.New(fault.PINIncorrect, "the new %s is too short or too long for the card, which takes %d to %d characters; nothing was done",
+				name, info.MinPinLen, info.MaxPinLen)
+		}
+	}
 	if err := c.InitToken(slot, soPIN, label); err != nil {
 		return err
 	}

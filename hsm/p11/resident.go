@@ -106,7 +106,7 @@ func (c *Chip) LoadWrapper(_ context.Context, key *secret.Bytes) (hsm.Wrapper, e
 	w := &wrapper{chip: c}
 	template := wrapperTemplate()
 	w.handle, err = c.create("load a wrapping key into the chip", template, func(p *pkcs11.Ctx, s pkcs11.SessionHandle) (pkcs11.ObjectHandle, error) {
-		return p.UnwrapKey(s, oaep(), c.unwrap, sealed, template)
+		return p.UnwrapKey(s, loadingOAEP(), c.unwrap, sealed, template)
 	})
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package p11
 import (
 	"github.com/miekg/pkcs11"
 
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/pintry"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -18,12 +20,21 @@ func (s *session) call(what string, f func(c *pkcs11.Ctx) error) error {
 	return s.m.call(s.code, what, f)
 }
 
-// login opens a read-write session and tries the PIN once. What the token says of
-// its PIN is looked at first: a try that would lock it is not made.
-func (m *module) login(t token, pin *secret.Bytes, code fault.Code) (*session, error) {
-	if err := mayTry(t); err != nil {
-		return nil, err
+// attempt makes a login, which it may refuse to do, or count.
+type attempt func(card hsm.CardInfo, login func() error) error
+
+// unlessItLocks looks at what the token says of its PIN first: a try that would lock
+// it is not made. The chip's PIN is tried so: a machine that starts again and again
+// with a wrong PIN in its configuration must not need a person for every start.
+func unlessItLocks(card hsm.CardInfo, login func() error) error {
+	if card.PINLocked || card.PINFinalTry {
+		return pintry.Check(card)
 	}
+	return login()
+}
+
+// login opens a read-write session and tries the PIN at most once.
+func (m *module) login(t token, pin *secret.Bytes, code fault.Code, attempt attempt) (*session, error) {
 	if pin.Len() == 0 {
 		return nil, fault.New(fault.PINIncorrect, "no PIN was given for %s; nothing was tried", describe(t.info.CardID))
 	}
@@ -32,11 +43,13 @@ func (m *module) login(t token, pin *secret.Bytes, code fault.Code) (*session, e
 	if err := s.open(t.slot); err != nil {
 		return nil, err
 	}
-	err := s.call(name, func(c *pkcs11.Ctx) error {
-		return pin.Use(func(p []byte) error {
-			// A string over the protected page: the binding copies it to the C
-			// heap, where free wipes it.
-			return c.Login(s.handle, pkcs11.CKU_USER, pinString(p))
+	err := attempt(t.info, func() error {
+		return s.call(name, func(c *pkcs11.Ctx) error {
+			return pin.Use(func(p []byte) error {
+				// A string over the protected page: the binding copies it to the C
+				// heap, where free wipes it.
+				return c.Login(s.handle, pkcs11.CKU_USER, pinString(p))
+			})
 		})
 	})
 	if err != nil {
@@ -44,18 +57,6 @@ func (m *module) login(t token, pin *secret.Bytes, code fault.Code) (*session, e
 		return nil, err
 	}
 	return s, nil
-}
-
-// mayTry refuses a login that could lock the token.
-func mayTry(t token) error {
-	switch {
-	case t.info.PINLocked:
-		return fault.New(fault.PINLocked, "card %s has locked its PIN; unlock it with its SO PIN, or use another card", describe(t.info.CardID))
-	case t.info.PINFinalTry:
-		return fault.New(fault.PINFinalTry, "card %s has one try left before it locks; make sure of the PIN and enter it "+
-			"with the card maker's tool first, or use another card", describe(t.info.CardID))
-	}
-	return nil
 }
 
 func (s *session) open(slot uint) error {

@@ -53,6 +53,7 @@ const (
 	PINIncorrect       Code = "pin_incorrect"
 	PINLocked          Code = "pin_locked"
 	PINFinalTry        Code = "pin_final_try"
+	PINTriesSpent      Code = "pin_tries_spent"
 	RootMismatch       Code = "root_mismatch"
 	RootGeneration     Code = "root_generation"
 	CardLost           Code = "card_declared_lost"
@@ -128,6 +129,7 @@ var kinds = map[Code]kind{
 	PINIncorrect:       {"The PIN is not correct", http.StatusForbidden, ExitRefused, false},
 	PINLocked:          {"The card's PIN is locked", http.StatusForbidden, ExitRefused, false},
 	PINFinalTry:        {"The card has one PIN try left", http.StatusForbidden, ExitRefused, false},
+	PINTriesSpent:      {"The card's PIN was wrong too often at this machine", http.StatusForbidden, ExitRefused, false},
 	RootMismatch:       {"The rebuilt root key is not this machine's", http.StatusUnprocessableEntity, ExitUnverified, false},
 	RootGeneration:     {"It is of another generation of the root key", http.StatusServiceUnavailable, ExitUnverified, true},
 	CardLost:           {"The card was declared lost", http.StatusConflict, ExitRefused, false},

@@ -65,7 +65,7 @@ type digest = [sha256.Size]byte
 
 // Apps is the registry of apps.
 type Apps struct {
-	keep record.Keeper
+	keep *record.Keeper
 
 	mu      sync.RWMutex // guards all below
 	byName  map[string]*App
@@ -79,7 +79,7 @@ type storedDigest struct {
 }
 
 // New returns an empty registry.
-func New(keep record.Keeper) *Apps {
+func New(keep *record.Keeper) *Apps {
 	return &Apps{keep: keep, byName: map[string]*App{}, byKey: map[string]*App{}, digests: map[string]storedDigest{}}
 }
 
@@ -253,6 +253,9 @@ func (a *Apps) Create(ctx context.Context, name string, allow policy.Whitelist, 
 	secret := newSecret()
 	entry := secretEntry(app.AppKey, 1)
 	revision, err := a.keep.Apply(ctx, record.Create(appPrefix+name, content), record.Create(entry, secret))
+	if errors.Is(err, record.ErrRotated) {
+		return a.Create(ctx, name, allow, grants, now)
+	}
 	if errors.Is(err, keystore.ErrConflict) {
 		return Credentials{}, fault.New(fault.Conflict, "name: there is an app %q already", name)
 	}
@@ -275,7 +278,7 @@ func (a *Apps) credentials(app *App, entry string, secret []byte, revision int64
 func (a *Apps) RotateSecret(ctx context.Context, name string, now time.Time) (Credentials, error) {
 	for {
 		c, err := a.rotateSecret(ctx, name, now)
-		if !errors.Is(err, keystore.ErrConflict) {
+		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, record.ErrRotated) {
 			return c, err
 		}
 	}

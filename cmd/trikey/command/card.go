@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,8 @@ import (
 )
 
 func newCard(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "card", Short: "Key cards: list, inspect"}
-	cmd.AddCommand(newCardList(o), newCardInspect(o))
+	cmd := &cobra.Command{Use: "card", Short: "Key cards: list, inspect, format, change PINs"}
+	cmd.AddCommand(newCardList(o), newCardInspect(o), newCardFormat(o), newCardChangePIN(o))
 	return cmd
 }
 
@@ -33,9 +34,9 @@ func newCardList(o *options) *cobra.Command {
 			cards = inOrder(cards)
 			return o.print(cmd, cards, func(w io.Writer) {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "LABEL\tSERIAL\tMAKER\tMODEL\tPIN")
+				fmt.Fprintln(t, "LABEL\tSERIAL\tMAKER\tMODEL\tTRIES\tPIN")
 				for _, card := range cards {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", card.Label, card.Serial, card.Manufacturer, card.Model, pinState(card))
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", card.Label, card.Serial, card.Manufacturer, card.Model, card.PINTries, pinState(card))
 				}
 				_ = t.Flush()
 			})
@@ -49,6 +50,8 @@ func pinState(c hsm.CardInfo) string {
 		return "locked"
 	case c.PINFinalTry:
 		return "one try left"
+	case c.PINTriesLeft() == 0:
+		return "needs a confirmation"
 	case c.PINCountLow:
 		return "was entered wrongly"
 	}
@@ -68,8 +71,8 @@ func newCardInspect(o *options) *cobra.Command {
 			return err
 		}
 		reports := []hsm.CardReport{}
-		failed := eachCard(cmd, c, *files, func(card hsm.CardID, pin *secret.Bytes) (bool, error) {
-			report, err := c.Inspect(cmd.Context(), card, pin)
+		failed := eachCard(cmd, c, *files, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
+			report, err := c.Inspect(ctx, card, pin)
 			if err == nil {
 				reports = append(reports, report)
 			}

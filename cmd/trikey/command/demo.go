@@ -190,7 +190,7 @@ func forgeCard(ctx context.Context, d *demoDir) (hsm.CardID, *secret.Bytes, erro
 	if err != nil {
 		return id, nil, err
 	}
-	card, err := p11.NewReader(module).Login(ctx, id, pin)
+	card, err := p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{module}}).Login(ctx, id, pin)
 	if err != nil {
 		return id, nil, err
 	}

@@ -130,8 +130,8 @@ func (o *options) unseal(cmd *cobra.Command, c hsm.Console, files []string) erro
 	case hsm.Blank:
 		return fault.New(fault.MachineBlank, "the machine is blank: initialise it first (trikey machine init)")
 	}
-	failed := eachCard(cmd, c, files, func(card hsm.CardID, pin *secret.Bytes) (bool, error) {
-		s, err := c.Present(cmd.Context(), card, pin)
+	failed := eachCard(cmd, c, files, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
+		s, err := c.Present(ctx, card, pin)
 		if err != nil {
 			return false, err
 		}
@@ -170,7 +170,7 @@ With 3 of 3 cards, one dead card loses every key for good. --shares 5 deals five
 cards of which any three open the machine: recommended.`,
 		Args: cobra.NoArgs,
 	}
-	var plan hsm.Plan
+	plan := hsm.Plan{Kind: hsm.Init}
 	cmd.Flags().IntVar(&plan.Shares, "shares", 3, "cards to deal; 5 is recommended")
 	cmd.Flags().IntVar(&plan.Threshold, "threshold", 3, "cards that open the machine")
 	files := addPINFiles(cmd)
@@ -200,7 +200,7 @@ cards of which any three open the machine: recommended.`,
 }
 
 // initMachine conducts the ceremony, and aborts it when anything fails.
-func initMachine(cmd *cobra.Command, c hsm.Console, plan hsm.Plan, files []string) (record hsm.Record, err error) {
+func initMachine(cmd *cobra.Command, c hsm.Console, plan hsm.Plan, files []string) (record hsm.Report, err error) {
 	if len(files) > 0 && len(files) != plan.Shares {
 		return record, fault.New(fault.Usage, "%d PIN files are given for %d cards; give --pin-file once for each card", len(files), plan.Shares)
 	}
@@ -223,8 +223,8 @@ func initMachine(cmd *cobra.Command, c hsm.Console, plan hsm.Plan, files []strin
 		what string
 		do   func(context.Context, hsm.CardID, *secret.Bytes) (hsm.Progress, error)
 	}{{hsm.StepDeal, "dealt and read back", c.Deal}, {hsm.StepVerify, "verified", c.Verify}} {
-		err := eachCard(cmd, c, files, func(card hsm.CardID, pin *secret.Bytes) (bool, error) {
-			p, err := round.do(cmd.Context(), card, pin)
+		err := eachCard(cmd, c, files, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
+			p, err := round.do(ctx, card, pin)
 			if err == nil {
 				progress = p
 				fmt.Fprintf(cmd.ErrOrStderr(), "Card %q %s.\n", card.Label, round.what)

@@ -25,6 +25,7 @@ said by a file beside it, FILE.card, with the card's serial or label; else by it
 label, or the number at a label's end; else the n-th such file is for the n-th card, in order of labels, that is not given yet`
 
 func addPINFiles(cmd *cobra.Command) *[]string {
+	addLastTry(cmd)
 	return cmd.Flags().StringArray("pin-file", nil, pinFileHelp)
 }
 
@@ -102,11 +103,15 @@ func named(cards []hsm.CardInfo, name string, explicit bool) *hsm.CardInfo {
 	return nil
 }
 
+// giveCard does something with a card and its PIN. The context carries the person's
+// confirmation, where one was needed; enough says that no more cards are.
+type giveCard func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (enough bool, err error)
+
 // eachCard calls f with each card and its PIN: those of the PIN files, or, where none
 // are given, those that are inserted while it asks for their PINs on the terminal.
 // It goes on after a card that fails, and returns all failures. f says when enough
 // cards were given.
-func eachCard(cmd *cobra.Command, console hsm.Console, files []string, f func(card hsm.CardID, pin *secret.Bytes) (enough bool, err error)) error {
+func eachCard(cmd *cobra.Command, console hsm.Console, files []string, f giveCard) error {
 	if len(files) == 0 {
 		return askCards(cmd, console, f)
 	}
@@ -116,7 +121,7 @@ func eachCard(cmd *cobra.Command, console hsm.Console, files []string, f func(ca
 	}
 	var failed error
 	for _, file := range assign(files, cards) {
-		enough, err := givePIN(file, f)
+		enough, err := givePIN(cmd, file, f)
 		if err != nil {
 			failed = errors.Join(failed, err)
 		}
@@ -127,7 +132,7 @@ func eachCard(cmd *cobra.Command, console hsm.Console, files []string, f func(ca
 	return failed
 }
 
-func givePIN(file pinFile, f func(hsm.CardID, *secret.Bytes) (bool, error)) (bool, error) {
+func givePIN(cmd *cobra.Command, file pinFile, f giveCard) (bool, error) {
 	if file.err != nil {
 		return false, file.err
 	}
@@ -136,7 +141,7 @@ func givePIN(file pinFile, f func(hsm.CardID, *secret.Bytes) (bool, error)) (boo
 		return false, err
 	}
 	defer pin.Wipe()
-	enough, err := f(file.card, pin)
+	enough, err := f(confirmed(cmd, file.card.Serial), file.card, pin)
 	if err != nil {
 		err = fault.Wrap(fault.CodeOf(err), err, "%s", file.path)
 	}
@@ -148,7 +153,7 @@ func givePIN(file pinFile, f func(hsm.CardID, *secret.Bytes) (bool, error)) (boo
 const pollInterval = 400 * time.Millisecond
 
 // askCards asks for the PIN of every card that is found in a reader, once each.
-func askCards(cmd *cobra.Command, console hsm.Console, f func(hsm.CardID, *secret.Bytes) (bool, error)) error {
+func askCards(cmd *cobra.Command, console hsm.Console, f giveCard) error {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return fault.New(fault.Usage, "there is no terminal to ask for PINs; give --pin-file once for each card")
 	}
@@ -184,28 +189,41 @@ func askCards(cmd *cobra.Command, console hsm.Console, f func(hsm.CardID, *secre
 // askCard asks for one PIN. A card that is refused is told of; only the end of the
 // terminal ends the asking. After a wrong PIN the person, and nobody else, may try
 // again.
-func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f func(hsm.CardID, *secret.Bytes) (bool, error)) (enough, again bool, err error) {
-	fmt.Fprintf(w, "Card %q, serial %s. PIN (empty skips this card): ", card.Label, card.Serial)
-	raw, err := term.ReadPassword(int(os.Stdin.Fd()))
-	fmt.Fprintln(w)
-	if err != nil {
-		return false, false, fault.Wrap(fault.Usage, err, "the PIN could not be read")
+func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f giveCard) (enough, again bool, err error) {
+	ctx, err := permit(cmd, w, card)
+	if errors.Is(err, io.EOF) {
+		return false, false, err
 	}
-	if len(raw) == 0 {
+	if err != nil {
+		fmt.Fprintf(w, "  refused: %v\n", err)
 		return false, false, nil
 	}
-	pin, err := secret.Move(raw)
+	pin, err := askSecret(w, fmt.Sprintf("Card %q, serial %s%s. PIN (empty skips this card): ", card.Label, card.Serial, triesText(card)))
 	if err != nil {
 		return false, false, err
 	}
 	defer pin.Wipe()
-	if enough, err = f(card.CardID, pin); err != nil {
+	if pin.Len() == 0 {
+		return false, false, nil
+	}
+	if enough, err = f(ctx, card.CardID, pin); err != nil {
 		if cmd.Context().Err() != nil {
 			return false, false, err
 		}
 		fmt.Fprintf(w, "  refused: %v\n", err)
 	}
-	return enough, errors.Is(err, fault.PINIncorrect), nil
+	return enough, mayAskAgain(err), nil
+}
+
+// askSecret asks for a secret on the terminal, which does not show it.
+func askSecret(w io.Writer, prompt string) (*secret.Bytes, error) {
+	fmt.Fprint(w, prompt)
+	raw, err := term.ReadPassword(int(os.Stdin.Fd()))
+	fmt.Fprintln(w)
+	if err != nil {
+		return nil, fault.Wrap(fault.Usage, err, "the PIN could not be read")
+	}
+	return secret.Move(raw)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

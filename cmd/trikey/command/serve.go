@@ -112,6 +112,12 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if s.failed != nil {
 		return s.failed
 	}
+	if warm, err := n.desk.Start(ctx); err != nil {
+		// The cards may open it yet.
+		slog.Error("the machine did not start warm", "error", err)
+	} else if warm {
+		slog.Warn("the machine was opened without cards, from disk, by its chip (machine.start: warm)")
+	}
 	status, err := n.desk.Status(ctx)
 	if err != nil {
 		return err

@@ -189,7 +189,7 @@ func (d *demoDir) deal(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	progress, err := n.desk.Begin(ctx, hsm.Plan{Shares: demoCards, Threshold: demoCards})
+	progress, err := n.desk.Begin(ctx, hsm.Plan{Kind: hsm.Init, Shares: demoCards, Threshold: demoCards})
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/hsm/p11"
+	"github.com/trikey/trikey/hsm/pintry"
 	"github.com/trikey/trikey/hsm/resident"
 	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/fault"
@@ -32,7 +32,7 @@ type node struct {
 	service *kms.Service
 }
 
-// newMachine builds the crypto machine of a configuration.
+// newMachine builds the crypto machine of a configuration, without a service.
 func newMachine(cfg *config.Config) (n *node, err error) {
 	n = &node{}
 	defer func() {
@@ -40,15 +40,23 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	if err := n.openEngine(cfg); err != nil {
+		return n, err
+	}
+	return n, n.openDesk(cfg)
+}
+
+// openEngine takes the data directory and opens the chip.
+func (n *node) openEngine(cfg *config.Config) (err error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return n, fault.Wrap(fault.BadConfig, err, "the data directory")
+		return fault.Wrap(fault.BadConfig, err, "the data directory")
 	}
 	if n.lock, err = lockDir(cfg.Data); err != nil {
-		return n, err
+		return err
 	}
 	pin, err := readSecretFile(cfg.Machine.Chip.PINFile)
 	if err != nil {
-		return n, fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
+		return fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
 	}
 	defer pin.Wipe()
 	chip := cfg.Machine.Chip
@@ -56,19 +64,41 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 		Module: p11.ModuleConfig{Path: chip.Module, Env: chip.Env}, Label: chip.Label, Serial: chip.Serial, PIN: pin,
 	})
 	if err != nil {
-		return n, err
+		return err
 	}
 	n.chip, n.engine = opened, newEngine(cfg, opened)
+	return nil
+}
+
+func (n *node) openDesk(cfg *config.Config) error {
+	c, err := n.custody(cfg)
+	if err == nil {
+		n.desk, err = custody.New(c)
+	}
+	return err
+}
+
+// custody is the configuration of the machine's console.
+func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	modules := make([]p11.ModuleConfig, len(cfg.Machine.Cards))
 	for i, m := range cfg.Machine.Cards {
-		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env}
+		modules[i] = p11.ModuleConfig{Path: m.Module, Env: m.Env, Form: p11.Form(m.Form), OAEP: m.OAEP, Key: m.Key, Shares: cfg.CardShares()}
+		if err := modules[i].Check(); err != nil {
+			return custody.Config{}, err
+		}
 	}
-	n.desk, err = custody.New(custody.Config{
-		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(modules...), Engine: n.engine,
-		Opened:  n.opened,
-		Sealing: n.sealing,
-	})
-	return n, err
+	tries, err := pintry.Open(cfg.Data)
+	if err != nil {
+		return custody.Config{}, err
+	}
+	c := custody.Config{
+		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
+		Warm: cfg.Machine.Start == config.StartWarm,
+	}
+	if n.service != nil {
+		c.Service = n.service
+	}
+	return c, nil
 }
 
 // newEngine returns the engine that the configuration names.
@@ -81,30 +111,22 @@ func newEngine(cfg *config.Config, chip *p11.Chip) hsm.Engine {
 
 // newNode builds the machine and the service over it.
 func newNode(cfg *config.Config) (n *node, err error) {
-	if n, err = newMachine(cfg); err != nil {
+	n = &node{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
 	store, err := bolt.Open(bolt.Config{Path: filepath.Join(cfg.Data, "store.db")})
 	if err != nil {
-		return n, errors.Join(err, n.Close())
+		return n, err
 	}
 	n.store = store
 	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
-	return n, nil
-}
-
-// opened starts the service when the machine has opened.
-func (n *node) opened(ctx context.Context) error {
-	if n.service == nil {
-		return nil
-	}
-	return n.service.Load(ctx)
-}
-
-func (n *node) sealing() {
-	if n.service != nil {
-		n.service.Unload()
-	}
+	return n, n.openDesk(cfg)
 }
 
 // Close releases everything, in the reverse order.

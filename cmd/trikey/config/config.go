@@ -47,9 +47,10 @@ type Ops struct {
 
 // Machine is the crypto machine in this process.
 type Machine struct {
-	Engine string   `yaml:"engine"` // EngineHost or EngineToken
+	Engine string   `yaml:"engine"` // EngineHost, the default, or EngineToken
 	Chip   Chip     `yaml:"chip"`
 	Cards  []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
+	Start  string   `yaml:"start"` // StartCards, the default, or StartWarm
 	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 }
 
@@ -59,10 +60,19 @@ const (
 	EngineToken = "token" // the chip; AES-256-GCM only
 )
 
-// Module is a PKCS#11 library.
+// How the machine starts.
+const (
+	StartCards = "cards" // sealed; nothing on disk opens it
+	StartWarm  = "warm"  // open, with the root on disk as the chip encrypts it
+)
+
+// Module is a PKCS#11 library, and how shares are kept on its cards.
 type Module struct {
 	Module string            `yaml:"module"`
 	Env    map[string]string `yaml:"env"`
+	Form   string            `yaml:"form,omitempty"` // data: on the card (""); rsa: in a file, sealed to the card's key
+	OAEP   string            `yaml:"oaep,omitempty"` // with rsa, the hash: sha1 or sha256 ("")
+	Key    string            `yaml:"key,omitempty"`  // with rsa, the label of a key that the card has; "" makes one
 }
 
 // Chip is the machine's own token.
@@ -77,13 +87,16 @@ type Chip struct {
 // AdminSocket is the path of the admin socket.
 func (c *Config) AdminSocket() string { return filepath.Join(c.Data, "admin.sock") }
 
+// CardShares is the directory of the shares that are sealed to cards (form rsa).
+func (c *Config) CardShares() string { return filepath.Join(c.Data, "card-shares") }
+
 // MachineSocket is the path of the machine's console.
 func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.sock") }
 
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Engine: EngineHost, Keys: 16384},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 	}
 }
 
@@ -119,7 +132,10 @@ func Load(path string, flags map[string]string) (*Config, error) {
 		return nil, err
 	}
 	if e := c.Machine.Engine; e != EngineHost && e != EngineToken {
-		return nil, fault.New(fault.BadConfig, "machine.engine: unknown %q; it is %s or %s", e, EngineHost, EngineToken)
+		return nil, fault.New(fault.BadConfig, "machine.engine: %q is neither %s nor %s", e, EngineHost, EngineToken)
+	}
+	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
+		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
 	return c, c.resolve(filepath.Dir(path))
 }

@@ -1,0 +1,28 @@
+//go:build failpoint
+
+package failpoint
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Hit carries out what TRIKEY_FAILPOINT says for this place: NAME=kill ends the process
+// as kill -9 does; NAME=hide:PATH moves PATH away to PATH.hidden, as a card that is
+// pulled out.
+func Hit(name string) {
+	for _, point := range strings.Split(os.Getenv("TRIKEY_FAILPOINT"), ",") {
+		place, action, _ := strings.Cut(point, "=")
+		if place != name {
+			continue
+		}
+		if path, ok := strings.CutPrefix(action, "hide:"); ok {
+			_ = os.Rename(path, path+".hidden")
+			continue
+		}
+		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+		time.Sleep(time.Minute) // the signal is on its way
+	}
+}
