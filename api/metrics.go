@@ -94,8 +94,16 @@ func NewOps(service *kms.Service, m *Metrics) http.Handler {
 			jsonhttp.Error(w, r, err)
 			return
 		}
+		if err := service.Degraded(); err != nil {
+			// Calls are answered: a balancer that took this node out would only have fewer.
+			jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "degraded", "store": err.Error()})
+			return
+		}
 		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ready"})
 	})
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "trikey_store_up", Help: "1 while the key store answers; 0 while calls are served from memory and changes are refused.",
+	}, func() float64 { return b2f(service.Degraded() == nil) }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux
 }

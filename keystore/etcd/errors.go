@@ -58,7 +58,7 @@ func code(err error) codes.Code {
 	switch {
 	case errors.As(err, &known):
 		return known.Code()
-	case errors.Is(err, context.DeadlineExceeded):
+	case is(err, context.DeadlineExceeded): // a member whose own time was up answers with the text alone
 		return codes.DeadlineExceeded
 	case errors.Is(err, context.Canceled):
 		return codes.Canceled

@@ -22,6 +22,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
@@ -48,6 +50,10 @@ const DefaultPrefix = "/trikey/"
 
 // maxPrefix keeps a transaction of many long names within etcd's limit of a request.
 const maxPrefix = 256
+
+// reconnect is how long a member that is away is left alone. The library's own two minutes
+// would have a cluster that is back seem to be away.
+var reconnect = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
 
 // Store is a key store in etcd.
 type Store struct {
@@ -84,7 +90,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		Endpoints: cfg.Endpoints, TLS: tlsConfig, Username: cfg.User, DialTimeout: cfg.Timeout,
 		// A member that hangs is given up after thirteen seconds; the library allows no less.
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: cfg.Timeout, PermitWithoutStream: true,
-		Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: cfg.Timeout})},
+		Logger:      zap.NewNop(),
 	}
 	if cfg.Password != nil {
 		err = cfg.Password.Use(func(p []byte) error { client.Password = string(p); return nil })
@@ -93,8 +100,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.client, err = clientv3.New(client)
 	}
 	if err != nil {
+		err = s.translate(ctx, err)
 		s.end()
-		return nil, s.translate(ctx, err)
+		return nil, err
 	}
 	if err := s.probe(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())

@@ -106,6 +106,9 @@ func (k *Keeper) Attach(ctx context.Context) error {
 	}
 	r, err := readRoot(ctx, k.Store)
 	if errors.Is(err, keystore.ErrNotFound) {
+		if err := k.blank(ctx); err != nil {
+			return err
+		}
 		r, err = k.writeRoot(ctx, root{Generation: status.Generation, RootID: status.RootID})
 		if errors.Is(err, keystore.ErrConflict) { // another node was faster
 			r, err = readRoot(ctx, k.Store)
@@ -124,6 +127,17 @@ func (k *Keeper) Attach(ctx context.Context) error {
 	}
 	k.current.set(r)
 	return nil
+}
+
+// blank makes sure that a store without a root entry has no records either. One that has
+// is a copy that was cut short: the root entry is copied last.
+func (k *Keeper) blank(ctx context.Context) error {
+	entries, _, err := k.Store.List(ctx, "", "", 1)
+	if err == nil && len(entries) > 0 {
+		err = fault.New(fault.RecordDamaged, "the key store has the entry %q but does not say which root its records are of: "+
+			"a copy into it was cut short; run trikey store migrate again, or give it another prefix or path", entries[0].Name)
+	}
+	return err
 }
 
 // Generation returns the generation of the root that records are kept under now.

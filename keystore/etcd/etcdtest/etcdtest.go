@@ -61,6 +61,7 @@ func Current(t testing.TB) string {
 type Member struct {
 	Endpoint string
 	t        testing.TB
+	tls      *Files
 	args     []string
 	cmd      *exec.Cmd
 	log      *os.File
@@ -69,10 +70,23 @@ type Member struct {
 // Cluster is some members.
 type Cluster []*Member
 
-// Start runs a cluster of n members of that binary, and waits until it has a leader.
-// Flags are added to each member's.
-func Start(t testing.TB, binary string, n int, flags ...string) Cluster {
+// Config is what a cluster shall be.
+type Config struct {
+	Binary  string
+	Members int      // one when zero
+	TLS     *Files   // clients must show a certificate; plain when nil
+	Flags   []string // added to each member's
+}
+
+// Start runs a cluster, and waits until it has a leader.
+func Start(t testing.TB, cfg Config) Cluster {
 	t.Helper()
+	n, scheme := max(cfg.Members, 1), "http"
+	flags := append([]string{"--logger", "zap"}, cfg.Flags...)
+	if f := cfg.TLS; f != nil {
+		scheme = "https"
+		flags = append(flags, "--client-cert-auth", "--trusted-ca-file", f.CA, "--cert-file", f.Server, "--key-file", f.ServerKey)
+	}
 	dir := t.TempDir()
 	ports := freePorts(t, 2*n)
 	cluster := make(Cluster, n)
@@ -81,14 +95,13 @@ func Start(t testing.TB, binary string, n int, flags ...string) Cluster {
 		initial = append(initial, fmt.Sprintf("m%d=http://127.0.0.1:%d", i, ports[2*i+1]))
 	}
 	for i := range cluster {
-		client, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[2*i]), fmt.Sprintf("http://127.0.0.1:%d", ports[2*i+1])
-		m := &Member{Endpoint: client, t: t}
+		client, peer := fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports[2*i]), fmt.Sprintf("http://127.0.0.1:%d", ports[2*i+1])
+		m := &Member{Endpoint: client, t: t, tls: cfg.TLS}
 		m.args = append([]string{
-			binary, "--name", fmt.Sprint("m", i), "--data-dir", filepath.Join(dir, fmt.Sprint("m", i)),
+			cfg.Binary, "--name", fmt.Sprint("m", i), "--data-dir", filepath.Join(dir, fmt.Sprint("m", i)),
 			"--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
 			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-token", filepath.Base(dir),
-			"--logger", "zap",
 		}, flags...)
 		log, err := os.Create(filepath.Join(dir, fmt.Sprintf("m%d.log", i)))
 		if err != nil {
@@ -99,14 +112,8 @@ func Start(t testing.TB, binary string, n int, flags ...string) Cluster {
 		cluster[i] = m
 		m.Start()
 	}
-	cluster.wait()
+	cluster.Wait()
 	return cluster
-}
-
-// TLS returns Start's flags for clients that must show a certificate, and the endpoints'
-// new scheme. The files are PEM.
-func TLS(ca, cert, key string) []string {
-	return []string{"--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key}
 }
 
 // Endpoints are those of all members.
@@ -120,7 +127,11 @@ func (c Cluster) Endpoints() (all []string) {
 // Client returns a client of the cluster for what a test does behind the store's back.
 func (c Cluster) Client(t testing.TB) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
+	cfg := clientv3.Config{Endpoints: c.Endpoints(), DialTimeout: 10 * time.Second, Logger: zap.NewNop()}
+	if f := c[0].tls; f != nil {
+		cfg.TLS = f.client(t)
+	}
+	client, err := clientv3.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,8 +139,8 @@ func (c Cluster) Client(t testing.TB) *clientv3.Client {
 	return client
 }
 
-// wait waits until the cluster takes writes.
-func (c Cluster) wait() {
+// Wait waits until the cluster takes writes.
+func (c Cluster) Wait() {
 	t := c[0].t
 	t.Helper()
 	client := c.Client(t)
