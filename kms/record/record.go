@@ -140,7 +140,7 @@ func (k *Keeper) Apply(ctx context.Context, changes ...Change) (int64, error) {
 		}
 		// Whoever rotates the root rewrites its entry before the last look at the
 		// records: a change made on the old root is never missed.
-		compares = append(compares, keystore.Compare{Name: rootEntry, Revision: r.revision})
+		compares = append(compares, keystore.Compare{Name: RootEntry, Revision: r.revision})
 		revision, err := k.Store.Txn(ctx, compares, writes)
 		if !errors.Is(err, keystore.ErrConflict) {
 			return revision, err
@@ -245,7 +245,7 @@ func (k *Keeper) Watch(ctx context.Context, from int64, f func(Event) error) (in
 			r := k.current.get()
 			name, ours := r.name(e.Name)
 			switch {
-			case e.Name == rootEntry:
+			case e.Name == RootEntry:
 				now, err := readRoot(ctx, k.Store)
 				if errors.Is(err, keystore.ErrUnavailable) {
 					return err

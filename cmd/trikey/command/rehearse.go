@@ -56,7 +56,7 @@ func (x *ceremonyCmd) rehearsal(cmd *cobra.Command) (err error) {
 		x.plan.Lost, files = []string{d.ids[0].Serial}, files[1:]
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	n, err := newNode(d.cfg)
+	n, err := newNode(cmd.Context(), d.cfg)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if err := harden.Apply(); err != nil {
 		return err
 	}
-	n, err := newNode(cfg)
+	n, err := newNode(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -18,7 +19,10 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
+	"github.com/trikey/trikey/keystore/etcd"
+	"github.com/trikey/trikey/keystore/migrate"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/record"
 )
 
 // node is everything that one process has: this file alone knows which
@@ -110,7 +114,7 @@ func newEngine(cfg *config.Config, chip *p11.Chip) hsm.Engine {
 }
 
 // newNode builds the machine and the service over it.
-func newNode(cfg *config.Config) (n *node, err error) {
+func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	n = &node{}
 	defer func() {
 		if err != nil {
@@ -120,13 +124,59 @@ func newNode(cfg *config.Config) (n *node, err error) {
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
-	store, err := bolt.Open(bolt.Config{Path: filepath.Join(cfg.Data, "store.db")})
-	if err != nil {
+	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.store = store
 	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
 	return n, n.openDesk(cfg)
+}
+
+// openStore opens the store that a configuration names; path is that of a file.
+func openStore(ctx context.Context, c config.Store, path string) (keystore.Store, error) {
+	if c.Kind == config.StoreBolt {
+		s, err := bolt.Open(bolt.Config{Path: path})
+		if err != nil {
+			return nil, err // not s: a nil *bolt.Store is not a nil Store
+		}
+		return s, nil
+	}
+	e := etcd.Config{Endpoints: c.Endpoints, Prefix: c.Prefix, CA: c.CA, Cert: c.Cert, Key: c.Key, User: c.User}
+	if c.PasswordFile != "" {
+		password, err := readSecretFile(c.PasswordFile)
+		if err != nil {
+			return nil, fault.Wrap(fault.CodeOf(err), err, "the password of etcd's user (store.password_file)")
+		}
+		defer password.Wipe()
+		e.Password = password
+	}
+	s, err := etcd.Open(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// migrateStore copies a store to another; access says how to reach etcd.
+func migrateStore(ctx context.Context, access config.Store, from, to string, progress func(done, total int)) (report migrate.Report, err error) {
+	cfg := migrate.Config{Last: record.RootEntry, Progress: progress}
+	for _, side := range []struct {
+		where string
+		store *keystore.Store
+		is    string
+	}{{from, &cfg.From, "source"}, {to, &cfg.To, "target"}} {
+		c, path, err := access.ParseStore(side.where)
+		if err != nil {
+			return report, err
+		}
+		if _, missing := os.Stat(path); path != "" && side.is == "source" && missing != nil {
+			return report, fault.Wrap(fault.NotFound, missing, "the source")
+		}
+		if *side.store, err = openStore(ctx, c, path); err != nil {
+			return report, fault.Wrap(fault.CodeOf(err), err, "the %s", side.is)
+		}
+		defer func() { err = errors.Join(err, (*side.store).Close()) }()
+	}
+	return migrate.Run(ctx, cfg)
 }
 
 // Close releases everything, in the reverse order.

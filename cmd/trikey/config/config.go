@@ -28,6 +28,7 @@ type Config struct {
 	API     API     `yaml:"api"`
 	Ops     Ops     `yaml:"ops"`
 	Machine Machine `yaml:"machine"`
+	Store   Store   `yaml:"store"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
@@ -97,6 +98,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 func Default() *Config {
 	return &Config{
 		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
+		Store: Store{Kind: StoreBolt},
 	}
 }
 
@@ -136,6 +138,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	}
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
+	}
+	if err := c.Store.check(); err != nil {
+		return nil, err
 	}
 	return c, c.resolve(filepath.Dir(path))
 }
@@ -207,7 +212,8 @@ func (c *Config) resolve(dir string) error {
 	if err != nil {
 		return err
 	}
-	paths := []*string{&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile}
+	paths := []*string{&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile}
 	for i := range c.Machine.Cards {
 		paths = append(paths, &c.Machine.Cards[i].Module)
 	}
