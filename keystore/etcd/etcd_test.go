@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -58,6 +59,8 @@ func put(t testing.TB, s keystore.Store, name, value string) int64 {
 func TestCompaction(t *testing.T) {
 	for name, binary := range map[string]string{"current": etcdtest.Current(t), "installed": etcdtest.Installed(t)} {
 		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
 			c := etcdtest.Start(t, etcdtest.Config{Binary: binary})
 			s := open(t, fresh(c))
 			first := put(t, s, "a", "1")
@@ -66,21 +69,21 @@ func TestCompaction(t *testing.T) {
 				t.Fatal(err)
 			}
 			put(t, s, "b", "2")
-			if _, err := c.Client(t).Compact(t.Context(), deleted); err != nil {
+			if _, err := c.Client(t).Compact(ctx, deleted); err != nil {
 				t.Fatal(err)
 			}
 			never := func(e []keystore.Event) error { return fmt.Errorf("called with %+v", e) }
 			for _, from := range []int64{0, first - 1, first, deleted - 1} {
-				if err := s.Watch(t.Context(), "", from, never); !errors.Is(err, keystore.ErrCompacted) {
+				if err := s.Watch(ctx, "", from, never); !errors.Is(err, keystore.ErrCompacted) {
 					t.Errorf("from %d, compacted at %d: %v", from, deleted, err)
 				}
 			}
 			// etcd was restored from a backup: its revisions begin again below.
-			if err := s.Watch(t.Context(), "", deleted+1000, never); !errors.Is(err, keystore.ErrCompacted) {
+			if err := s.Watch(ctx, "", deleted+1000, never); !errors.Is(err, keystore.ErrCompacted) {
 				t.Errorf("from a revision that is yet to come: %v", err)
 			}
 			stop := errors.New("stop")
-			err = s.Watch(t.Context(), "", deleted, func(e []keystore.Event) error {
+			err = s.Watch(ctx, "", deleted, func(e []keystore.Event) error {
 				if e[0].Name != "b" {
 					t.Errorf("%+v", e)
 				}
@@ -134,7 +137,8 @@ func TestAccess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx := t.Context()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel) // after the tests that run beside each other
 	_, err := admin.UserAdd(ctx, "root", "root")
 	allow(err)
 	_, err = admin.UserGrantRole(ctx, "root", "root")

@@ -169,13 +169,21 @@ func TestRefused(t *testing.T) {
 // What changes at either end while it is copied is noticed, and a second run is right.
 func TestChanged(t *testing.T) {
 	for what, change := range map[string]func(t *testing.T, from, to keystore.Store){
-		"new":      func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: "g1/00000a"}) },
-		"replaced": func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: "g1/00001", Value: []byte("x")}) },
-		"deleted":  func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: "g1/00001", Delete: true}) },
-		"last":     func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: last, Value: []byte("the root")}) },
-		"end":      func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: "zz"}) },
-		"target":   func(t *testing.T, _, to keystore.Store) { put(t, to, keystore.Write{Name: "g1/00001", Value: []byte("x")}) },
-		"stray":    func(t *testing.T, _, to keystore.Store) { put(t, to, keystore.Write{Name: "zz"}) },
+		"new": func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: "g1/00000a"}) },
+		"replaced": func(t *testing.T, from, _ keystore.Store) {
+			put(t, from, keystore.Write{Name: "g1/00001", Value: []byte("x")})
+		},
+		"deleted": func(t *testing.T, from, _ keystore.Store) {
+			put(t, from, keystore.Write{Name: "g1/00001", Delete: true})
+		},
+		"last": func(t *testing.T, from, _ keystore.Store) {
+			put(t, from, keystore.Write{Name: last, Value: []byte("the root")})
+		},
+		"end": func(t *testing.T, from, _ keystore.Store) { put(t, from, keystore.Write{Name: "zz"}) },
+		"target": func(t *testing.T, _, to keystore.Store) {
+			put(t, to, keystore.Write{Name: "g1/00001", Value: []byte("x")})
+		},
+		"stray": func(t *testing.T, _, to keystore.Store) { put(t, to, keystore.Write{Name: "zz"}) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			from, to := openBolt(t), openBolt(t)

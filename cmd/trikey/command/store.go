@@ -44,8 +44,11 @@ that --config names.`,
 				base = cfg.Store
 			}
 			for _, f := range []struct{ flag, into *string }{
-				{&access.CA, &base.CA}, {&access.Cert, &base.Cert}, {&access.Key, &base.Key},
-				{&access.User, &base.User}, {&access.PasswordFile, &base.PasswordFile},
+				{&access.CA, &base.CA},
+				{&access.Cert, &base.Cert},
+				{&access.Key, &base.Key},
+				{&access.User, &base.User},
+				{&access.PasswordFile, &base.PasswordFile},
 			} {
 				if *f.flag != "" {
 					*f.into = *f.flag

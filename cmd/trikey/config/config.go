@@ -212,8 +212,10 @@ func (c *Config) resolve(dir string) error {
 	if err != nil {
 		return err
 	}
-	paths := []*string{&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
-		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile}
+	paths := []*string{
+		&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
+	}
 	for i := range c.Machine.Cards {
 		paths = append(paths, &c.Machine.Cards[i].Module)
 	}
