@@ -209,8 +209,10 @@ func (c *Config) resolve(dir string) error {
 	if err != nil {
 		return err
 	}
-	paths := []*string{&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
-		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key}
+	paths := []*string{
+		&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
+	}
 	for i := range c.Machine.Cards {
 		paths = append(paths, &c.Machine.Cards[i].Module)
 	}
