@@ -218,12 +218,12 @@ func TestSubmit(t *testing.T) {
 func TestSubmitTerminal(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	c := s.custodian("1", s.startRemote())
+	c := s.custodian("1", s.startRemote("TRIKEY_MACHINE_CUSTODIANS_CERT="+s.path("tls", "cert.pem"), "TRIKEY_MACHINE_CUSTODIANS_KEY="+s.path("tls", "key.pem")))
 	w := s.unsealRemote()
 	last := strings.LastIndexByte(w.fingerprint, '-') + 1
 	x := s.atTerminal(c.args()...)
 	x.shows("fingerprint  " + w.fingerprint[:last] + "????")
-	x.answer("last four characters: ", "AAAA")
+	x.answer("its last four characters: ", "AAAA")
 	x.shows("nothing was sent")
 	x.ends(6)
 	pin := s.pin("1")
@@ -231,7 +231,7 @@ func TestSubmitTerminal(t *testing.T) {
 	var typed string
 	_ = pin.Use(func(p []byte) error { typed = string(p); return nil })
 	x = s.atTerminal(c.args()...)
-	x.answer("last four characters: ", strings.ToLower(w.fingerprint[last:]))
+	x.answer("its last four characters: ", strings.ToLower(w.fingerprint[last:]))
 	x.answer(s.serial("1")+". PIN: ", typed)
 	x.shows("1 of 3 cards are given")
 	x.ends(0)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -20,16 +19,16 @@ func (o *options) unsealRemote(cmd *cobra.Command, c hsm.Console) error {
 		return err
 	}
 	if status.State == hsm.Open {
-		fmt.Fprintln(cmd.ErrOrStderr(), "The machine is open already.")
+		say(cmd, cmd.ErrOrStderr(), "The machine is open already.")
 		return o.printStatus(cmd, status)
 	}
 	w, err := c.OpenWindow(cmd.Context())
 	if err != nil {
 		return err
 	}
-	tellWindow(cmd.ErrOrStderr(), w)
+	tellWindow(cmd, w)
 	err = watch(cmd.Context(), c, w, func(have int) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%d of %d cards are given.\n", have, w.Need)
+		say(cmd, cmd.ErrOrStderr(), "%d of %d cards are given.", have, w.Need)
 	})
 	// Also when the user pressed Ctrl-C. One that is closed already is no failure.
 	after := context.WithoutCancel(cmd.Context())
@@ -45,17 +44,13 @@ func (o *options) unsealRemote(cmd *cobra.Command, c hsm.Console) error {
 	return err
 }
 
-func tellWindow(w io.Writer, window hsm.Window) {
-	fmt.Fprintf(w, `The machine waits for cards from elsewhere.
-  machine      %s
-  split        %s
-  fingerprint  %s
-Call each custodian, who runs
-  trikey card submit --to https://THIS-HOST:PORT --cacert FILE --module PATH
-with the address of machine.custodians.listen. Read the whole fingerprint out; it is of
-this window only. Cards can be given here meanwhile (trikey machine unseal). Ctrl-C
-closes the window.
-`, window.MachineID, window.SplitID, submit.Fingerprint(window))
+func tellWindow(cmd *cobra.Command, window hsm.Window) {
+	w := cmd.ErrOrStderr()
+	say(cmd, w, "The machine waits for cards from elsewhere.")
+	fmt.Fprintf(w, "  machine      %s\n  split        %s\n  fingerprint  %s\n", window.MachineID, window.SplitID, submit.Fingerprint(window))
+	say(cmd, w, "Call each custodian, who runs trikey card submit --to https://THIS-HOST:PORT (machine.custodians.listen).")
+	say(cmd, w, "Read the whole fingerprint out; it is of this window only. Cards can be given here meanwhile (trikey machine unseal).")
+	say(cmd, w, "Ctrl-C closes the window; cards given so far stay given.")
 }
 
 // watch calls tell when the number of cards given changes, and returns when the machine

@@ -17,6 +17,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/submit"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/secret"
 )
 
@@ -58,12 +59,12 @@ trikey in the user's configuration directory.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		receipt, err := submitCard(cmd, f)
 		if err != nil {
-			return err
+			return localised(cmd, err)
 		}
 		return o.print(cmd, receipt, func(w io.Writer) {
-			fmt.Fprintf(w, "The share was taken: %d of %d cards are given.\n", receipt.Have, receipt.Need)
+			say(cmd, w, "The share was taken: %d of %d cards are given.", receipt.Have, receipt.Need)
 			if receipt.State == hsm.Open {
-				fmt.Fprintln(w, "The machine is open.")
+				say(cmd, w, "The machine is open.")
 			}
 		})
 	}
@@ -71,7 +72,7 @@ trikey in the user's configuration directory.`,
 }
 
 func submitCard(cmd *cobra.Command, f submitFlags) (receipt hsm.Receipt, err error) {
-	if err := harden(); err != nil {
+	if err := harden.Apply(); err != nil {
 		return receipt, err
 	}
 	trust := &tls.Config{MinVersion: tls.VersionTLS13}
@@ -89,8 +90,8 @@ func submitCard(cmd *cobra.Command, f submitFlags) (receipt hsm.Receipt, err err
 	if err != nil {
 		return receipt, err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s waits for cards: %d of %d are given.\n  machine      %s\n  split        %s\n", f.to, window.Have, window.Need,
-		window.MachineID, window.SplitID)
+	say(cmd, cmd.ErrOrStderr(), "%s waits for cards: %d of %d are given.", f.to, window.Have, window.Need)
+	fmt.Fprintf(cmd.ErrOrStderr(), "  machine      %s\n  split        %s\n", window.MachineID, window.SplitID)
 	if err := confirmFingerprint(cmd, f.fingerprint, submit.Fingerprint(window)); err != nil {
 		return receipt, err
 	}
@@ -144,7 +145,10 @@ func confirmFingerprint(cmd *cobra.Command, given, actual string) error {
 		return fault.New(fault.Usage, "there is no terminal to compare the fingerprint on; give --fingerprint, as the people at the machine read it out")
 	}
 	at := strings.LastIndexByte(actual, '-') + 1
-	fmt.Fprintf(cmd.ErrOrStderr(), "  fingerprint  %s????\nHave it read out by the people at the machine, compare what is shown, and type the last four characters: ", actual[:at])
+	w := cmd.ErrOrStderr()
+	fmt.Fprintf(w, "  fingerprint  %s????\n", actual[:at])
+	say(cmd, w, "Have it read out by the people at the machine, and compare what is shown.")
+	fmt.Fprint(w, text(cmd, "Type its last four characters: "))
 	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 	if err != nil {
 		return fault.Wrap(fault.Usage, err, "the fingerprint was not confirmed; nothing was sent")
