@@ -16,7 +16,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/trikey/trikey/hsm"
-	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -312,7 +311,7 @@ func printCeremony(cmd *cobra.Command, w io.Writer, r hsm.Report, data string) {
 		fmt.Fprintf(w, "  ! %s\n", note)
 	}
 	say(cmd, w, "signed by the machine with fingerprint %s", r.Fingerprint)
-	name := filepath.Join(data, custody.ReportDir, custody.ReportName(r))
+	name := filepath.Join(data, hsm.ReportDir, r.Name())
 	say(cmd, w, "report: %s.json, to print: %s.html", name, name)
 	if r.Kind == hsm.Init {
 		say(cmd, w, "Still sealed: open it with trikey machine unseal.")

@@ -12,7 +12,6 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/console"
-	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -195,7 +194,7 @@ func newCheckReport(o *options) *cobra.Command {
 		if err := json.Unmarshal(raw, &r, json.RejectUnknownMembers(true)); err != nil {
 			return fault.Wrap(fault.RecordDamaged, err, "%s is not a report", args[0])
 		}
-		if err := custody.CheckReport(r, *fingerprint); err != nil {
+		if err := r.Check(*fingerprint); err != nil {
 			return err
 		}
 		return o.print(cmd, map[string]string{"result": "ok", "fingerprint": r.Fingerprint}, func(w io.Writer) {
