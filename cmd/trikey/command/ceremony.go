@@ -16,7 +16,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/trikey/trikey/hsm"
-	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -86,7 +85,7 @@ func (x *ceremonyCmd) conduct(cmd *cobra.Command, c hsm.Console, data string, fi
 			return err
 		}
 	}
-	if p.Kind == hsm.VerifyCards || p.Kind == hsm.Destroy {
+	if p.Kind == hsm.VerifyCards || p.Kind == hsm.Destroy && !x.plan.Resume {
 		if p, err = x.more(cmd, c, p, files); err != nil {
 			return err
 		}
@@ -161,7 +160,7 @@ func gathered(cmd *cobra.Command, w io.Writer, card hsm.CardID, p hsm.Progress) 
 		say(cmd, w, "Card %q is good: %d of %d tested.", card.Label, p.Gathered, p.Shares)
 		return
 	}
-	say(cmd, w, "Card %q accepted: %d of %d.", card.Label, p.Gathered, p.Need)
+	say(cmd, w, "Card %q accepted: %d of %d.", card.Label, p.Gathered, max(p.Need, p.Gathered))
 }
 
 // more takes the cards that a drill, or a destruction, has had no need of yet. Of PIN
@@ -312,7 +311,7 @@ func printCeremony(cmd *cobra.Command, w io.Writer, r hsm.Report, data string) {
 		fmt.Fprintf(w, "  ! %s\n", note)
 	}
 	say(cmd, w, "signed by the machine with fingerprint %s", r.Fingerprint)
-	name := filepath.Join(data, custody.ReportDir, custody.ReportName(r))
+	name := filepath.Join(data, hsm.ReportDir, r.Name())
 	say(cmd, w, "report: %s.json, to print: %s.html", name, name)
 	if r.Kind == hsm.Init {
 		say(cmd, w, "Still sealed: open it with trikey machine unseal.")

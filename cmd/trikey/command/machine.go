@@ -12,7 +12,6 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/console"
-	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -195,7 +194,7 @@ func newCheckReport(o *options) *cobra.Command {
 		if err := json.Unmarshal(raw, &r, json.RejectUnknownMembers(true)); err != nil {
 			return fault.Wrap(fault.RecordDamaged, err, "%s is not a report", args[0])
 		}
-		if err := custody.CheckReport(r, *fingerprint); err != nil {
+		if err := r.Check(*fingerprint); err != nil {
 			return err
 		}
 		return o.print(cmd, map[string]string{"result": "ok", "fingerprint": r.Fingerprint}, func(w io.Writer) {
@@ -216,14 +215,22 @@ func newMachineUnseal(o *options) *cobra.Command {
 
 Cards may be given in several runs and by several people: those given stay given for
 half an hour. A card that is refused changes nothing. The command ends with exit code
-3 while cards are still missing.`,
+3 while cards are still missing.
+
+With --remote, wait for custodians who are elsewhere and send their shares with trikey
+card submit, until the machine is open.`,
 		Args: cobra.NoArgs,
 	}
 	files := addPINFiles(cmd)
+	remote := cmd.Flags().Bool("remote", false, "wait for cards of custodians who are elsewhere")
+	cmd.MarkFlagsMutuallyExclusive("remote", "pin-file")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := o.console()
 		if err != nil {
 			return err
+		}
+		if *remote {
+			return localised(cmd, o.unsealRemote(cmd, c))
 		}
 		return localised(cmd, o.unseal(cmd, c, *files))
 	}
