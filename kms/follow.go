@@ -10,13 +10,13 @@ import (
 	"github.com/trikey/trikey/kms/record"
 )
 
-// follow takes changes in until ctx ends or they can no longer be followed. A store that
-// does not answer is asked again, from the revision that was seen last.
+// follow takes changes in until ctx ends or they can no longer be followed. A store, or a
+// machine, that does not answer is asked again, from the revision that was seen last.
 func (s *Service) follow(ctx context.Context, l *loaded, from int64) {
 	var err error
 	for {
 		from, err = s.keep.Watch(ctx, from, l.apply)
-		if !errors.Is(err, keystore.ErrUnavailable) || !s.pause(ctx) {
+		if !errors.Is(err, fault.Unavailable) || !s.pause(ctx) {
 			break
 		}
 		s.cfg.Log.Warn("following the key store's changes again", "revision", from, "why", err)
@@ -67,11 +67,11 @@ func (s *Service) lost(ctx context.Context, l *loaded, err error) {
 	}
 }
 
-// loadPatiently loads, again and again while the store does not answer.
+// loadPatiently loads, again and again while the store or the machine does not answer.
 func (s *Service) loadPatiently(ctx context.Context) (*loaded, error) {
 	for {
 		l, err := s.load(ctx)
-		if !errors.Is(err, keystore.ErrUnavailable) || !s.pause(ctx) {
+		if !errors.Is(err, fault.Unavailable) || !s.pause(ctx) {
 			return l, err
 		}
 	}
