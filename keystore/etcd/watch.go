@@ -36,7 +36,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64, f func([]k
 
 // kept makes sure that history since from is there. etcd watches from the revision that it
 // was compacted at, although it has forgotten what that one deleted
-// (etcd issue 19179).
+// (etcd issues 18089 and 19179).
 func (s *Store) kept(ctx context.Context, from int64) error {
 	if from == 0 { // the beginning; a watch from revision 1 finds out itself
 		return nil
