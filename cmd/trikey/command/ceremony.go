@@ -63,6 +63,9 @@ func newCeremony(o *options, kind hsm.CeremonyKind, short, long string, flags fu
 // conduct goes through a ceremony, and aborts it when anything fails before its commit.
 func (x *ceremonyCmd) conduct(cmd *cobra.Command, c hsm.Console, data string, files []string) (err error) {
 	w := cmd.ErrOrStderr()
+	if len(files) > 0 && len(files) != x.plan.Shares && x.plan.Kind == hsm.Init && !x.rehearse {
+		return fault.New(fault.Usage, "%d PIN files are given for %d cards; give --pin-file once for each card", len(files), x.plan.Shares)
+	}
 	p, err := c.Begin(cmd.Context(), x.plan)
 	if err != nil {
 		return err

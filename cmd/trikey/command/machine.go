@@ -18,7 +18,7 @@ import (
 
 func newMachineCmd(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "machine", Short: "The crypto machine: its state, its cards, its ceremonies"}
-	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o))
+	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o), newPrepareChip(o))
 	dealing := func(cmd *cobra.Command, plan *hsm.Plan) {
 		cmd.Flags().IntVar(&plan.Shares, "shares", plan.Shares, "cards to deal (default: as many as now; 5 is recommended)")
 		cmd.Flags().IntVar(&plan.Threshold, "threshold", plan.Threshold, "cards that open the machine (default: as many as now)")
@@ -176,6 +176,32 @@ func newMachineAbort(o *options) *cobra.Command {
 				return err
 			}
 			return c.Abort(cmd.Context())
+		},
+	}
+}
+
+func newPrepareChip(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "prepare-chip",
+		Short: "Make the machine's keys on its chip, once, before the machine is initialised",
+		Long: `Make the machine's keys on its chip: the key that seals the root, and the pair that
+loads keys into the chip. Both stay inside it for good.
+
+The chip is the token that machine.chip of the configuration names; it must be
+initialised, with the PIN in machine.chip.pin_file. A chip that has its keys is left
+alone.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := o.load(nil)
+			if err != nil {
+				return err
+			}
+			if err := provisionChip(cfg); err != nil {
+				return err
+			}
+			return o.print(cmd, map[string]string{"chip": cfg.Machine.Chip.Label, "result": "ok"}, func(w io.Writer) {
+				fmt.Fprintf(w, "The chip %q has its keys.\n", cfg.Machine.Chip.Label)
+			})
 		},
 	}
 }
