@@ -74,6 +74,8 @@ type Desk struct {
 
 	destroying []string // serials of cards that a committed destruction has yet to erase
 
+	drawing sync.Mutex // held while the identity key is read or drawn
+
 	published sync.Mutex // guards shown, so that Status never waits for a card
 	shown     shown
 }

@@ -3,10 +3,7 @@ package custody
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
 	_ "embed" // the page
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"html/template"
@@ -20,92 +17,31 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
-	"github.com/trikey/trikey/internal/secret"
 )
 
-const (
-	identityFile = "identity.json"
-	// ReportDir is where reports of ceremonies are, in the data directory.
-	ReportDir = "ceremonies"
-)
+// ReportDir is where reports of ceremonies are, in the data directory.
+const ReportDir = "ceremonies"
 
-// identity is the key that signs reports: its seed as the chip encrypts it.
-type identity struct {
-	PublicKey []byte `json:"public_key"`
-	Sealed    []byte `json:"sealed"`
+// signed is what a report's signature is over: the report as JSON, without the
+// signature.
+func signed(r hsm.Report) ([]byte, error) {
+	r.Signature = nil
+	return json.Marshal(r, json.Deterministic(true))
 }
 
-// identity returns the machine's identity key, which is drawn when it is first needed.
-func (d *Desk) identity(ctx context.Context) (*identity, error) {
-	var id identity
-	found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id)
-	if err != nil || found {
-		return &id, err
-	}
-	seed, err := secret.Random(ed25519.SeedSize)
-	if err != nil {
-		return nil, err
-	}
-	defer seed.Wipe()
-	err = withKey(seed, func(private ed25519.PrivateKey) {
-		id.PublicKey = bytes.Clone(private[ed25519.SeedSize:])
-	})
-	if err != nil {
-		return nil, err
-	}
-	if id.Sealed, err = d.cfg.Chip.Seal(ctx, seed); err != nil {
-		return nil, err
-	}
-	return &id, durable.Write(d.cfg.Dir, identityFile, id)
-}
-
-// fingerprint is that of the identity key, "" while there is none.
-func (d *Desk) fingerprint() string {
-	var id identity
-	if found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id); err != nil || !found {
-		return ""
-	}
-	return fingerprintOf(id.PublicKey)
-}
-
-func fingerprintOf(public []byte) string {
-	sum := sha256.Sum256(public)
-	return hex.EncodeToString(sum[:])
-}
-
-// withKey makes the private key of a seed for as long as f runs.
-func withKey(seed *secret.Bytes, f func(ed25519.PrivateKey)) error {
-	return seed.Use(func(b []byte) error {
-		return secret.Scrub(func() error {
-			private := ed25519.NewKeyFromSeed(b)
-			defer clear(private)
-			f(private)
-			return nil
-		})
-	})
-}
+// reportContext is the context of reports' signatures.
+const reportContext = "report"
 
 // sign signs a report.
 func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
-	r.PublicKey, r.Fingerprint, r.Signature = id.PublicKey, fingerprintOf(id.PublicKey), nil
+	r.PublicKey, r.Fingerprint, r.Signature = id.PublicKey, hsm.Fingerprint(id.PublicKey), nil
 	message, err := signed(*r)
 	if err != nil {
 		return err
 	}
-	seed, err := d.cfg.Chip.Open(ctx, id.Sealed)
-	if err != nil {
-		return fault.Wrap(fault.ChipFault, err, "the machine's identity key (%s)", identityFile)
-	}
-	defer seed.Wipe()
-	return withKey(seed, func(private ed25519.PrivateKey) { r.Signature = ed25519.Sign(private, message) })
-}
-
-// signed is what a report's signature is over: "trikey/v1/report" and the report as
-// JSON, without the signature.
-func signed(r hsm.Report) ([]byte, error) {
-	r.Signature = nil
-	body, err := json.Marshal(r, json.Deterministic(true))
-	return append([]byte("trikey/v1/report\n"), body...), err
+	s, err := d.signWith(ctx, id, reportContext, message)
+	r.Signature = s.Signature
+	return err
 }
 
 // CheckReport checks a report's signature, and that it is by the machine of that
@@ -115,14 +51,7 @@ func CheckReport(r hsm.Report, fingerprint string) error {
 	if err != nil {
 		return err
 	}
-	actual := fingerprintOf(r.PublicKey)
-	switch {
-	case len(r.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(r.PublicKey, message, r.Signature):
-		return fault.New(fault.RecordDamaged, "the signature does not match: the report was altered")
-	case actual != r.Fingerprint || fingerprint != "" && fingerprint != actual:
-		return fault.New(fault.RecordDamaged, "the report is signed by the machine with fingerprint %s, not %s", actual, fingerprint)
-	}
-	return nil
+	return hsm.Signature{PublicKey: r.PublicKey, Fingerprint: r.Fingerprint, Signature: r.Signature}.Check(reportContext, message, fingerprint)
 }
 
 // report describes the ceremony, with what a dealing has made.
