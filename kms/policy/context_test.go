@@ -32,7 +32,9 @@ func TestContextRule(t *testing.T) {
 		}
 	}
 	for _, bad := range []envelope.Context{
-		nil, {}, with("app", "-"), with("app", ""), with("chat_type", "-"), with("chat_type", "room"), with("chat_type", ""), with("chat_type", "DM"),
+		nil,
+		{},
+		with("app", "-"), with("app", ""), with("chat_type", "-"), with("chat_type", "room"), with("chat_type", ""), with("chat_type", "DM"),
 		with("conversation", "-"), with("revision", ""), with("revision", "1.0"), with("revision", "01"), with("revision", "+1"), with("revision", "-0"),
 		with("revision", "9223372036854775808"), with("revision", "zero"),
 	} {
