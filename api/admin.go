@@ -136,7 +136,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	app, err := apps.Change(r.Context(), chi.URLParam(r, "app"), func(app *auth.App) error { return change(app, in) })
+	app, err := apps.Change(r.Context(), chi.URLParam(r, "app"), func(app *auth.App) error { return change(apps, app, in) })
 	logged(r, "app changed", chi.URLParam(r, "app"), err)
 	if err != nil {
 		return v1.AdminApp{}, err
@@ -144,7 +144,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	return adminApp(app), nil
 }
 
-func change(app *auth.App, in v1.ChangeApp) error {
+func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
 	if in.AllowIP != "" {
 		p, err := policy.ParsePrefix(in.AllowIP)
 		if err != nil {
@@ -163,18 +163,22 @@ func change(app *auth.App, in v1.ChangeApp) error {
 		}
 		app.Whitelist = list
 	}
-	for _, c := range []struct {
-		rule  string
-		merge func(policy.Grants, policy.Grants) policy.Grants
-	}{{in.Grant, policy.Grants.Add}, {in.Revoke, policy.Grants.Remove}} {
-		if c.rule == "" {
-			continue
+	if in.Grant != "" {
+		g, err := policy.ParseGrants(in.Grant)
+		if err == nil {
+			err = apps.Grantable(app.Name, g)
 		}
-		g, err := policy.ParseGrants(c.rule)
 		if err != nil {
 			return err
 		}
-		app.Grants = c.merge(app.Grants, g)
+		app.Grants = app.Grants.Add(g)
+	}
+	if in.Revoke != "" {
+		g, err := policy.ParseGrants(in.Revoke)
+		if err != nil {
+			return err
+		}
+		app.Grants = app.Grants.Remove(g)
 	}
 	if in.Disabled != nil {
 		app.Disabled = *in.Disabled

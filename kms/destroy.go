@@ -122,7 +122,7 @@ func (k *Key) expires(v *Version) time.Time {
 
 // maxListed is how many destroyed versions a key's record lists; the certificates of older
 // ones stay.
-const maxListed = 400
+const maxListed = 100
 
 // destroyPage is how many versions are destroyed in one transaction.
 const destroyPage = 50

@@ -85,6 +85,11 @@ func New(keep *record.Keeper, grantable func(app string, g policy.Grants) error)
 	return &Apps{keep: keep, grantable: grantable, byName: map[string]*App{}, byKey: map[string]*App{}, digests: map[string]storedDigest{}}
 }
 
+// Grantable reports why an app cannot be given grants, nil when it can. Create and Change
+// refuse them too; but what an app was given before a key got its owner is not given
+// anew by a Change, and only Grantable sees that it was asked for.
+func (a *Apps) Grantable(app string, g policy.Grants) error { return a.grantable(app, g) }
+
 // Apply takes a record in. Records may arrive twice and in any order.
 func (a *Apps) Apply(r record.Record) error {
 	if strings.HasPrefix(r.Name, secretPrefix) {
