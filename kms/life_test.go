@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,11 +21,17 @@ import (
 )
 
 // clock is the time that a test sets.
-type clock struct{ now time.Time }
+type clock struct{ past atomic.Int64 } // since start
 
-func newClock() *clock { return &clock{time.Date(2026, 1, 1, 9, 0, 0, 0, time.UTC)} }
+func newClock() *clock { return &clock{} }
 
-func (c *clock) days(n int) { c.now = c.now.AddDate(0, 0, n) }
+func (c *clock) now() time.Time {
+	return time.Date(2026, 1, 1, 9, 0, 0, 0, time.UTC).Add(time.Duration(c.past.Load()))
+}
+
+func (c *clock) add(d time.Duration) { c.past.Add(int64(d)) }
+
+func (c *clock) days(n int) { c.add(time.Duration(n) * 24 * time.Hour) }
 
 // signer is an identity without a chip.
 type signer struct {
@@ -53,7 +60,7 @@ func (s *signer) Sign(_ context.Context, statement string, message []byte) (hsm.
 func (s *site) stepped(c *clock, sign kms.Signer) *kms.Service {
 	s.t.Helper()
 	service := kms.New(kms.Config{
-		Machine: s.machine, Store: s.store, Signer: sign, TendEvery: time.Hour, Now: func() time.Time { return c.now },
+		Machine: s.machine, Store: s.store, Signer: sign, TendEvery: time.Hour, Now: c.now,
 	})
 	s.t.Cleanup(func() { _ = service.Close() })
 	if err := service.Load(s.t.Context()); err != nil {
@@ -90,7 +97,9 @@ func TestKeyLife(t *testing.T) {
 	)
 	type order = func(context.Context, kms.Actor, uint32) (*kms.Key, error)
 	of := func(f func(context.Context, kms.Actor, uint32, uint32) (*kms.Key, error), version uint32) order {
-		return func(ctx context.Context, who kms.Actor, index uint32) (*kms.Key, error) { return f(ctx, who, index, version) }
+		return func(ctx context.Context, who kms.Actor, index uint32) (*kms.Key, error) {
+			return f(ctx, who, index, version)
+		}
 	}
 	destroy := func(version uint32, days int) order {
 		return func(ctx context.Context, who kms.Actor, index uint32) (*kms.Key, error) {

@@ -78,7 +78,7 @@ func TestYear(t *testing.T) {
 		if most = max(most, live); today > 10 {
 			fewest = min(fewest, live)
 		}
-		if spans := k.Opens(); today > 10 && (len(spans) != 1 || !spans[0].Until.IsZero() || c.now.Sub(spans[0].From) != 7*24*time.Hour) {
+		if spans := k.Opens(); today > 10 && (len(spans) != 1 || !spans[0].Until.IsZero() || c.now().Sub(spans[0].From) != 7*24*time.Hour) {
 			t.Fatalf("day %d: messages that open: %v", today, spans)
 		}
 		c.days(1)
@@ -127,7 +127,7 @@ func TestForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 150 {
-		c.now = c.now.Add(time.Hour)
+		c.add(time.Hour)
 		if _, err := service.Tend(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func TestElected(t *testing.T) {
 	c.days(1)
 	step(a, kms.Tended{Elected: true, Rotated: 3})
 	same()
-	c.now = c.now.Add(time.Minute)
+	c.add(time.Minute)
 	step(b, kms.Tended{})
 	if _, err := s.store.Get(ctx, "lease/steward"); err != nil {
 		t.Errorf("the lease: %v", err)
@@ -197,7 +197,7 @@ func TestElected(t *testing.T) {
 	if _, err := a.ChangeKey(ctx, "test", 1, func(s *kms.Settings) error { s.Rotate = life.MinPeriod; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	c.now = c.now.Add(2 * time.Minute)
+	c.add(2 * time.Minute)
 	if _, err := b.Tend(ctx); err != nil {
 		t.Fatal(err)
 	}
