@@ -186,7 +186,7 @@ func TestKeyLife(t *testing.T) {
 			if err := service.Do(ctx, plain, calls); err != nil {
 				t.Fatal(err)
 			}
-			if got := fault.CodeOf(calls[0].Err); got != want && !(want == ok && got == step.seal) {
+			if got := fault.CodeOf(calls[0].Err); got != want && (want != ok || got != step.seal) {
 				t.Errorf("%s: re-encrypting version %d: %v, want %q", name, v+1, calls[0].Err, want)
 			}
 			if want != fault.Forbidden {
