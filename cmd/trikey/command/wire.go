@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -155,8 +156,14 @@ func newNode(cfg *config.Config) (n *node, err error) {
 		return n, err
 	}
 	n.store = store
-	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
+	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n})
 	return n, n.openDesk(cfg)
+}
+
+// Sign signs a statement with the identity of the machine. The desk is there before the
+// service has anything to state: it is who opens it.
+func (n *node) Sign(ctx context.Context, statement string, message []byte) (hsm.Signature, error) {
+	return n.desk.Sign(ctx, statement, message)
 }
 
 // Close releases everything, in the reverse order.
