@@ -60,6 +60,7 @@ func (s *Service) lost(ctx context.Context, l *loaded, err error) {
 	s.mu.Unlock()
 	switch {
 	case current:
+		l.stop()
 		l.apps.Wipe()
 	case again != nil: // unloaded meanwhile
 		again.stop()

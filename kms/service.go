@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/record"
 )
 
@@ -37,15 +39,23 @@ type Config struct {
 	// StoreCheck is how often the service looks whether the store answers, and tries
 	// again where it did not; one second when zero.
 	StoreCheck time.Duration
+
+	// Signer signs certificates of destruction. Without one nothing is destroyed.
+	Signer Signer
+
+	// TendEvery is how often the service looks what is due of keys, and writes the
+	// counts of operations; one minute when zero.
+	TendEvery time.Duration
 }
 
 // Service is the key-management service. Unload or Close ends the goroutines that
 // Load starts; Close also the one that looks after the store.
 type Service struct {
-	cfg  Config
-	keep *record.Keeper
+	cfg   Config
+	keep  *record.Keeper
+	lease *lease.Lease // of the steward
 
-	followers sync.WaitGroup // goroutines that follow the store
+	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
 	health health
 
@@ -57,10 +67,14 @@ type Service struct {
 
 // loaded is what exists only while the machine is open.
 type loaded struct {
-	keys *keyIndex
-	apps *auth.Apps
-	stop context.CancelFunc // ends the watch
-	done chan struct{}      // closed when the watch has ended
+	keys   *keyIndex
+	apps   *auth.Apps
+	ranges ranges
+	stop   context.CancelFunc // ends the watch and the steward
+	done   chan struct{}      // closed when the watch has ended
+	left   chan struct{}      // closed when the steward has
+
+	exhausted chan exhausted // versions to be rotated because of their count
 }
 
 // New returns a service that has not loaded anything.
@@ -74,7 +88,13 @@ func New(cfg Config) *Service {
 	if cfg.StoreCheck == 0 {
 		cfg.StoreCheck = time.Second
 	}
-	s := &Service{cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed}
+	if cfg.TendEvery == 0 {
+		cfg.TendEvery = time.Minute
+	}
+	s := &Service{
+		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
+		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
+	}
 	s.health.start(s)
 	return s
 }
@@ -109,18 +129,26 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.checkSplit(ctx); err != nil {
 		return nil, err
 	}
-	l := &loaded{keys: newKeyIndex(), apps: auth.New(s.keep), done: make(chan struct{})}
-	from, err := s.keep.Load(ctx, keyPrefix, l.keys.apply)
-	if err != nil {
-		return nil, err
-	}
-	fromApps, err := s.keep.Load(ctx, auth.Prefix, l.apps.Apply)
-	if err != nil {
-		return nil, err
+	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.apps = auth.New(s.keep, l.keys.grantable)
+	from := int64(math.MaxInt64)
+	for _, part := range []struct {
+		prefix string
+		apply  func(record.Record) error
+	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
+		if err != nil {
+			return nil, err
+		}
+		from = min(from, revision)
 	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
-	s.followers.Go(func() { s.follow(follow, l, min(from, fromApps)) })
+	s.followers.Go(func() { s.follow(follow, l, from) })
+	s.followers.Go(func() {
+		defer close(l.left)
+		s.keepHouse(follow, l)
+	})
 	return l, nil
 }
 
@@ -131,6 +159,10 @@ func (l *loaded) apply(e record.Event) error {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
 		apply, remove = l.apps.Apply, l.apps.Remove
+	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
+		apply = l.keys.applyUse
+	case e.Name == rangesRecord && !e.Deleted:
+		apply = l.ranges.apply
 	default:
 		return nil
 	}
@@ -154,6 +186,7 @@ func (s *Service) Unload() {
 	if l != nil {
 		l.stop()
 		<-l.done
+		<-l.left
 		l.apps.Wipe()
 	}
 }

@@ -84,6 +84,8 @@ type Desk struct {
 
 	destroying *destroying // a committed destruction that is not over; nil: none
 
+	drawing sync.Mutex // held while the identity key is read or drawn
+
 	published sync.Mutex // guards shown, so that Status never waits for a card
 	shown     shown
 }

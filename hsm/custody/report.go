@@ -3,7 +3,6 @@ package custody
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	_ "embed" // the page
 	"errors"
 	"html/template"
@@ -15,61 +14,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
-	"github.com/trikey/trikey/internal/secret"
 )
-
-const identityFile = "identity.json"
-
-// identity is the key that signs reports: its seed as the chip encrypts it.
-type identity struct {
-	PublicKey []byte `json:"public_key"`
-	Sealed    []byte `json:"sealed"`
-}
-
-// identity returns the machine's identity key, which is drawn when it is first needed.
-func (d *Desk) identity(ctx context.Context) (*identity, error) {
-	var id identity
-	found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id)
-	if err != nil || found {
-		return &id, err
-	}
-	seed, err := secret.Random(ed25519.SeedSize)
-	if err != nil {
-		return nil, err
-	}
-	defer seed.Wipe()
-	err = withKey(seed, func(private ed25519.PrivateKey) {
-		id.PublicKey = bytes.Clone(private[ed25519.SeedSize:])
-	})
-	if err != nil {
-		return nil, err
-	}
-	if id.Sealed, err = d.cfg.Chip.Seal(ctx, seed); err != nil {
-		return nil, err
-	}
-	return &id, durable.Write(d.cfg.Dir, identityFile, id)
-}
-
-// fingerprint is that of the identity key, "" while there is none.
-func (d *Desk) fingerprint() string {
-	var id identity
-	if found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id); err != nil || !found {
-		return ""
-	}
-	return hsm.Fingerprint(id.PublicKey)
-}
-
-// withKey makes the private key of a seed for as long as f runs.
-func withKey(seed *secret.Bytes, f func(ed25519.PrivateKey)) error {
-	return seed.Use(func(b []byte) error {
-		return secret.Scrub(func() error {
-			private := ed25519.NewKeyFromSeed(b)
-			defer clear(private)
-			f(private)
-			return nil
-		})
-	})
-}
 
 // sign signs a report.
 func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
@@ -78,12 +23,9 @@ func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
 	if err != nil {
 		return err
 	}
-	seed, err := d.cfg.Chip.Open(ctx, id.Sealed)
-	if err != nil {
-		return fault.Wrap(fault.ChipFault, err, "the machine's identity key (%s)", identityFile)
-	}
-	defer seed.Wipe()
-	return withKey(seed, func(private ed25519.PrivateKey) { r.Signature = ed25519.Sign(private, message) })
+	s, err := d.signWith(ctx, id, hsm.ReportContext, message)
+	r.Signature = s.Signature
+	return err
 }
 
 // report describes the ceremony, with what a dealing has made.

@@ -21,6 +21,7 @@ const (
 	KeyDisabled         Code = "key_disabled"
 	KeyDestroyed        Code = "key_destroyed"
 	AlgorithmNotAllowed Code = "algorithm_not_allowed"
+	ContextRequired     Code = "context_required"
 	DecryptFailed       Code = "decrypt_failed"
 	WrongRegion         Code = "wrong_region"
 	Sealed              Code = "sealed"
@@ -102,6 +103,7 @@ var kinds = map[Code]kind{
 	KeyDisabled:         {"The key is disabled", http.StatusConflict, ExitRefused, false},
 	KeyDestroyed:        {"The key version is destroyed", http.StatusConflict, ExitNotFound, false},
 	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
+	ContextRequired:     {"The key asks for more context", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
 	WrongRegion:         {"The key belongs to another region", http.StatusForbidden, ExitRefused, false},
 	Sealed:              {"The machine is sealed", http.StatusServiceUnavailable, ExitUnavailable, true},

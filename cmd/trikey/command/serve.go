@@ -92,6 +92,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	metrics := api.NewMetrics(n.desk.Status)
+	metrics.CountKeys(n.service)
 	s := &servers{}
 	defer s.close()
 	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{

@@ -157,7 +157,7 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
+	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n})
 	return n, n.openDesk(cfg)
 }
 
@@ -207,6 +207,12 @@ func migrateStore(ctx context.Context, access config.Store, from, to string, pro
 		defer func() { err = errors.Join(err, (*side.store).Close()) }()
 	}
 	return migrate.Run(ctx, cfg)
+}
+
+// Sign signs a statement with the identity of the machine. The desk is there before the
+// service has anything to state: it is who opens it.
+func (n *node) Sign(ctx context.Context, statement string, message []byte) (hsm.Signature, error) {
+	return n.desk.Sign(ctx, statement, message)
 }
 
 // Close releases everything, in the reverse order.
