@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -164,9 +165,16 @@ func TestEtcd(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	version := func(s *site) string { return s.ok("key", "show", "1", "-o", "json").out }
-	within(t, "both have eleven versions", func() bool {
-		return strings.Contains(version(a), `"version": 11`) && version(a) == version(b)
+	versions := func(s *site) (all []string) {
+		var key struct{ Versions []struct{ Wrapped string } }
+		s.ok("key", "show", "1", "-o", "json").json(t, &key)
+		for _, v := range key.Versions {
+			all = append(all, v.Wrapped)
+		}
+		return all
+	}
+	within(t, "both have the same eleven versions", func() bool {
+		return len(versions(a)) == 11 && slices.Equal(versions(a), versions(b))
 	})
 
 	c[0].Kill()
