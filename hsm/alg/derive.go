@@ -30,7 +30,7 @@ func (id ID) AppendInfo(dst []byte, index, version uint32) []byte {
 // MessageKey derives the key that a suite seals messages with, under a salt, from
 // a version of a business key. dst is as long as the suite's KeySize.
 func (id ID) MessageKey(dst, businessKey, salt []byte, index, version uint32) error {
-	a, err := Lookup(id)
+	a, err := Suite(id)
 	if err != nil {
 		return err
 	}
@@ -48,11 +48,11 @@ func HKDF(newHash func() hash.Hash, dst, ikm, salt, info []byte) error {
 	if len(dst) > 255*newHash().Size() {
 		return fault.New(fault.Internal, "HKDF: %d bytes are more than it can give", len(dst))
 	}
-	prk := mac(newHash, salt, ikm)
+	prk := hmacOf(newHash, salt, ikm)
 	defer clear(prk)
 	var block []byte
 	for counter := byte(1); len(dst) > 0; counter++ {
-		next := mac(newHash, prk, block, info, []byte{counter})
+		next := hmacOf(newHash, prk, block, info, []byte{counter})
 		clear(block)
 		block = next
 		dst = dst[copy(dst, block):]
@@ -61,9 +61,9 @@ func HKDF(newHash func() hash.Hash, dst, ikm, salt, info []byte) error {
 	return nil
 }
 
-// mac returns the HMAC (RFC 2104) of the parts, and erases the hashes and pads
+// hmacOf returns the HMAC (RFC 2104) of the parts, and erases the hashes and pads
 // that it was made with.
-func mac(newHash func() hash.Hash, key []byte, parts ...[]byte) []byte {
+func hmacOf(newHash func() hash.Hash, key []byte, parts ...[]byte) []byte {
 	var made [2]hash.Hash
 	n := 0
 	m := hmac.New(func() hash.Hash {

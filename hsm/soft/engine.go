@@ -18,6 +18,7 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/hsm/keyimport"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -37,14 +38,18 @@ type Config struct {
 
 // Engine is a machine in this process.
 type Engine struct {
-	cfg Config
+	cfg     Config
+	imports *keyimport.Desk
 
 	mu   sync.RWMutex // held for reading through each call; guards all below
 	open *session     // nil while sealed
 	next *session     // of the next root, while a rotation is under way
 }
 
-var _ hsm.Engine = (*Engine)(nil)
+var (
+	_ hsm.Engine   = (*Engine)(nil)
+	_ hsm.Importer = (*Engine)(nil)
+)
 
 // New returns a sealed engine.
 func New(cfg Config) *Engine {
@@ -57,7 +62,7 @@ func New(cfg Config) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Engine{cfg: cfg}
+	return &Engine{cfg: cfg, imports: keyimport.New(cfg.Now)}
 }
 
 // Open makes the engine serve the keys of a root.
@@ -134,6 +139,7 @@ func (e *Engine) Seal(context.Context) error {
 	defer e.mu.Unlock()
 	open, next := e.open, e.next
 	e.open, e.next = nil, nil
+	e.imports.Clear()
 	return errors.Join(closeSession(open), closeSession(next))
 }
 
@@ -199,24 +205,29 @@ func (e *Engine) at(generation uint32) (*session, error) {
 func (e *Engine) GenerateKey(ctx context.Context, b hsm.Binding) (hsm.GeneratedKey, error) {
 	var made hsm.GeneratedKey
 	err := e.serve(ctx, func() error {
-		if _, err := alg.Lookup(b.Algorithm); err != nil {
+		if err := b.Purpose.Check(b.Algorithm); err != nil {
 			return err
 		}
-		b.Region = e.cfg.Region
 		key, err := secret.Random(hsm.BusinessKeySize)
 		if err != nil {
 			return err
 		}
 		defer key.Wipe()
-		err = key.Use(func(k []byte) error {
-			return secret.Scrub(func() (err error) { made.KCV, err = alg.KCV(k); return err })
-		})
-		if err != nil {
-			return err
-		}
-		made.Wrapped, err = e.open.wrap(ctx, key, b)
+		made, err = e.take(ctx, key, b)
 		return err
 	})
+	return made, err
+}
+
+// take wraps a business key for the binding, in the machine's own region.
+func (e *Engine) take(ctx context.Context, key *secret.Bytes, b hsm.Binding) (made hsm.GeneratedKey, err error) {
+	b.Region = e.cfg.Region
+	err = key.Use(func(k []byte) error {
+		return secret.Scrub(func() (err error) { made.KCV, err = alg.KCV(k); return err })
+	})
+	if err == nil {
+		made.Wrapped, err = e.open.wrap(ctx, key, b)
+	}
 	return made, err
 }
 

@@ -22,6 +22,7 @@ const (
 	KeyDestroyed        Code = "key_destroyed"
 	AlgorithmNotAllowed Code = "algorithm_not_allowed"
 	DecryptFailed       Code = "decrypt_failed"
+	SignatureInvalid    Code = "signature_invalid"
 	WrongRegion         Code = "wrong_region"
 	Sealed              Code = "sealed"
 	Unavailable         Code = "unavailable"
@@ -101,6 +102,7 @@ var kinds = map[Code]kind{
 	KeyDestroyed:        {"The key version is destroyed", http.StatusConflict, ExitNotFound, false},
 	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
+	SignatureInvalid:    {"The signature is not valid", http.StatusUnauthorized, ExitUnverified, false},
 	WrongRegion:         {"The key belongs to another region", http.StatusForbidden, ExitRefused, false},
 	Sealed:              {"The machine is sealed", http.StatusServiceUnavailable, ExitUnavailable, true},
 	Unavailable:         {"The service is not available", http.StatusServiceUnavailable, ExitUnavailable, true},
