@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/pem"
 	"log/slog"
 	"net/http"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
@@ -30,6 +32,9 @@ func NewAdmin(service *kms.Service) http.Handler {
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
 	r.Post("/admin/v1/keys/{key}/rotate", jsonhttp.Handle(maxAdminBody, a.rotateKey))
+	r.Post("/admin/v1/keys/{key}/export", jsonhttp.Handle(maxAdminBody, a.exportKey))
+	r.Post("/admin/v1/imports", jsonhttp.Handle(maxAdminBody, a.beginImport))
+	r.Post("/admin/v1/imports/{id}", jsonhttp.Handle(maxAdminBody, a.finishImport))
 	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
 	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
@@ -40,15 +45,50 @@ func NewAdmin(service *kms.Service) http.Handler {
 
 type admin struct{ service *kms.Service }
 
-func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
-	n := kms.NewKey{Index: in.Index, Name: in.Name, Algorithm: alg.AES256GCM}
-	if in.Algorithm != "" {
-		var err error
-		if n.Algorithm, err = alg.ByName(in.Algorithm); err != nil {
-			return v1.AdminKey{}, err
+func newKey(in v1.NewKey) (n kms.NewKey, err error) {
+	n = kms.NewKey{Index: in.Index, Name: in.Name, Exportable: in.Exportable, Published: in.Publish}
+	if in.Purpose != "" {
+		if n.Purpose, err = hsm.ParsePurpose(in.Purpose); err != nil {
+			return n, err
 		}
 	}
+	if in.Algorithm != "" {
+		n.Algorithm, err = alg.ByName(in.Algorithm)
+	}
+	return n, err
+}
+
+func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
+	n, err := newKey(in)
+	if err != nil {
+		return v1.AdminKey{}, err
+	}
 	return adminKey(a.service.CreateKey(r.Context(), localAdmin, n))
+}
+
+func (a admin) exportKey(r *http.Request, _ jsonhttp.None) (jsonhttp.None, error) {
+	return jsonhttp.None{}, a.service.ExportKey(chi.URLParam(r, "key"))
+}
+
+func (a admin) beginImport(r *http.Request, _ jsonhttp.None) (v1.ImportKey, error) {
+	made, err := a.service.BeginImport(r.Context(), localAdmin)
+	if err != nil {
+		return v1.ImportKey{}, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: made.Public})
+	return v1.ImportKey{ID: made.ID.String(), PublicKey: string(text), Expires: made.Expires}, nil
+}
+
+func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, error) {
+	n, err := newKey(in.NewKey)
+	if err != nil {
+		return v1.AdminKey{}, err
+	}
+	var id hsm.ID
+	if err := id.UnmarshalText([]byte(chi.URLParam(r, "id"))); err != nil {
+		return v1.AdminKey{}, err
+	}
+	return adminKey(a.service.FinishImport(r.Context(), localAdmin, n, id, in.Blob))
 }
 
 func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
@@ -56,7 +96,7 @@ func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], er
 	out := v1.Batch[v1.AdminKey]{Items: make([]v1.AdminKey, 0, len(keys))}
 	for _, k := range keys {
 		item, _ := adminKey(k, nil)
-		item.Versions = nil
+		item.Versions, item.Public = nil, nil
 		out.Items = append(out.Items, item)
 	}
 	return out, err
@@ -82,13 +122,15 @@ func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
 	out := v1.AdminKey{
 		Index: k.Index, Name: k.Name, Version: newest.Version, Algorithm: k.Algorithm.String(), State: string(newest.State),
 		KCV: newest.KCV, Wrapped: newest.Wrapped.String(), Created: k.Created,
+		Purpose: k.Purpose().String(), Exportable: k.Exportable(), Published: k.Published,
 	}
 	for _, v := range k.Versions {
 		out.Versions = append(out.Versions, v1.AdminKeyVersion{
-			Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: v.Wrapped.String(), Created: v.Created,
+			Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: v.Wrapped.String(), Created: v.Created, Imported: v.Imported,
 		})
 	}
-	return out, nil
+	out.Public, err = publicKeys(k)
+	return out, err
 }
 
 func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {

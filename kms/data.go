@@ -14,15 +14,23 @@ import (
 
 // Call is one operation of the data plane. Ciphertexts are in binary form.
 type Call struct {
-	Kind      hsm.Kind // Encrypt, Decrypt or Reencrypt
-	Key       string   // Encrypt: index or name. Decrypt: the same, or "" for whatever the ciphertext names
+	Kind      hsm.Kind // Encrypt, Decrypt, Reencrypt, DataKey, Mac, VerifyMac, Sign, Verify or Random
+	Key       string   // index or name. Decrypt: the same, or "" for whatever the ciphertext names
 	ToKey     string   // Reencrypt: index or name; "" is the ciphertext's own key
 	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own; under the same key, the ciphertext's
 	Context   envelope.Context
 	ToContext envelope.Context // Reencrypt
 	Input     []byte
 
+	Version   uint32 // VerifyMac, Verify: the key version; 0 is the newest
+	Signature []byte // VerifyMac: the code. Verify: the signature
+	Size      int    // DataKey, Random: bytes
+	Reveal    bool   // DataKey: give Plain too
+	Index     bool   // Mac, VerifyMac: of Context and Input, as a blind index
+	JWS       *JWS   // Sign, Verify: as a JSON Web Signature
+
 	// Results.
+	Plain        []byte // DataKey
 	Output       []byte // appended to what the caller left here
 	KeyIndex     uint32
 	KeyVersion   uint32
@@ -104,6 +112,13 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		if c.Algorithm == "" && c.KeyIndex == from { // the same key: what the ciphertext had
 			op.Algorithm, c.KeyAlgorithm = suite, suite
 		}
+	case hsm.DataKey:
+		op.Size, op.Reveal = c.Size, c.Reveal
+		op.Key, op.Algorithm, err = c.sealing(l, app, policy.DataKey, c.Key)
+	case hsm.Random:
+		op.Size = c.Size
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify:
+		err = c.prepareKeyed(l, app, &op)
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}
@@ -179,7 +194,10 @@ func forbidden(grant policy.Op) error {
 
 // finish takes over what the machine did.
 func (c *Call) finish(op *hsm.Op) {
-	c.Output, c.Err = op.Output, op.Err
+	c.Output, c.Plain, c.Err = op.Output, op.Plain, op.Err
+	if c.JWS != nil && c.Err == nil {
+		c.Output = c.JWS.finish(c.Kind, op)
+	}
 }
 
 // Visible returns a key if the app has any grant for it.

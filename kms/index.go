@@ -36,6 +36,7 @@ type Key struct {
 	Algorithm alg.ID    `json:"algorithm"`
 	Created   time.Time `json:"created"`
 	Versions  []Version `json:"versions"`
+	Published bool      `json:"published,omitzero"` // public keys are in the key set that anybody may read
 
 	revision int64 // the store's, of the record that this is
 }
@@ -47,6 +48,22 @@ type Version struct {
 	KCV     string         `json:"kcv"`
 	Wrapped hsm.WrappedKey `json:"wrapped"`
 	Created time.Time      `json:"created"`
+
+	Public   []byte `json:"public,omitempty"`  // of a key that signs: the public key (hsm.PublicKey)
+	Imported bool   `json:"imported,omitzero"` // made elsewhere
+}
+
+// Purpose returns what the key may be used for. The wrapped key says so; the index has no
+// key whose wrapped keys are not ones.
+func (k *Key) Purpose() hsm.Purpose { return k.binding().Purpose }
+
+// Exportable reports whether the key was made to be exported.
+func (k *Key) Exportable() bool { return k.binding().Exportable }
+
+// binding returns what the newest version is bound to.
+func (k *Key) binding() hsm.Binding {
+	h, _ := k.Newest().Wrapped.Header() // checked when it was taken in
+	return h.Binding
 }
 
 // Newest returns the version that encrypts.

@@ -9,6 +9,23 @@ type NewKey struct {
 	Index     uint32 `json:"index,omitzero"` // 0: the lowest that is free
 	Name      string `json:"name,omitempty"`
 	Algorithm string `json:"algorithm,omitempty"`
+
+	Purpose    string `json:"purpose,omitempty"` // seal when left out
+	Exportable bool   `json:"exportable,omitzero"`
+	Publish    bool   `json:"publish,omitzero"` // of a key that signs: in the key set that anybody may read
+}
+
+// ImportKey is the answer of POST /admin/v1/imports: a public key of one use.
+type ImportKey struct {
+	ID        string    `json:"id"`
+	PublicKey string    `json:"public_key"` // PEM
+	Expires   time.Time `json:"expires"`
+}
+
+// FinishImport is the body of POST /admin/v1/imports/{id}.
+type FinishImport struct {
+	NewKey
+	Blob []byte `json:"blob"`
 }
 
 // AdminKey is a key as administrators see it: wrapped, never in the clear.
@@ -22,6 +39,11 @@ type AdminKey struct {
 	Wrapped   string            `json:"wrapped"`
 	Created   time.Time         `json:"created"`
 	Versions  []AdminKeyVersion `json:"versions,omitempty"`
+
+	Purpose    string      `json:"purpose"`
+	Exportable bool        `json:"exportable,omitzero"`
+	Published  bool        `json:"published,omitzero"`
+	Public     []PublicKey `json:"public_keys,omitempty"` // of a key that signs
 }
 
 // AdminKeyVersion is one version of a key.
@@ -31,6 +53,8 @@ type AdminKeyVersion struct {
 	KCV     string    `json:"kcv"`
 	Wrapped string    `json:"wrapped"`
 	Created time.Time `json:"created"`
+
+	Imported bool `json:"imported,omitzero"`
 }
 
 // NewApp is the body of POST /admin/v1/apps.

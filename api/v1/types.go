@@ -183,9 +183,9 @@ type Inspection struct {
 	Suite      int    `json:"suite"`
 	Key        uint32 `json:"key"`
 	Version    uint32 `json:"version"`
-	Salt       string `json:"salt"`  // hex
-	Nonce      string `json:"nonce"` // hex
-	Plaintext  int    `json:"plaintext_bytes"`
+	Salt       string `json:"salt"`             // hex
+	Nonce      string `json:"nonce"`            // hex
+	Plaintext  int    `json:"plaintext_bytes"`  // of a suite that pads: the most it can be
 	Ciphertext int    `json:"ciphertext_bytes"` // binary form
 }
 
@@ -199,4 +199,6 @@ type KeyInfo struct {
 	Algorithm string   `json:"algorithm"`
 	Purpose   string   `json:"purpose"`
 	State     string   `json:"state"`
+
+	Public []PublicKey `json:"public_keys,omitempty"` // of a key that signs
 }

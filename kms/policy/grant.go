@@ -23,9 +23,13 @@ const (
 	Decrypt       Op = "decrypt"
 	ReencryptFrom Op = "reencrypt-from"
 	ReencryptTo   Op = "reencrypt-to"
+	DataKey       Op = "datakey" // draw data keys; to unwrap one is Decrypt
+	Sign          Op = "sign"
+	Verify        Op = "verify" // signatures and codes
+	Mac           Op = "mac"
 )
 
-var ops = []Op{Encrypt, Decrypt, ReencryptFrom, ReencryptTo}
+var ops = []Op{Encrypt, Decrypt, ReencryptFrom, ReencryptTo, DataKey, Sign, Verify, Mac}
 
 // Range is the key indexes From to To, both included.
 type Range struct {
@@ -225,7 +229,11 @@ func expand(name string) ([]Op, error) {
 	case slices.Contains(ops, op):
 		return []Op{op}, nil
 	}
-	return nil, fault.New(fault.BadRequest, "ops: unknown operation %q; known: encrypt, decrypt, reencrypt-from, reencrypt-to", name)
+	known := make([]string, len(ops))
+	for i, op := range ops {
+		known[i] = string(op)
+	}
+	return nil, fault.New(fault.BadRequest, "ops: unknown operation %q; known: %s", name, strings.Join(known, ", "))
 }
 
 func badRule(rule string) error {
