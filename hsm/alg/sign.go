@@ -191,7 +191,11 @@ var signSM2 = signer{
 			return nil, err
 		}
 		defer eraseSM2(key)
-		der, err := key.Sign(rand.Reader, message, sm2.NewSM2SignerOption(true, nil))
+		digest, err := sm2.CalculateSM2Hash(&key.PublicKey, message, nil)
+		if err != nil {
+			return nil, err
+		}
+		der, err := sm2.SignASN1(rand.Reader, key, digest, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -199,8 +203,12 @@ var signSM2 = signer{
 	},
 	verify: func(public, message, signature []byte) bool {
 		key, err := sm2.NewPublicKey(public)
+		if err != nil {
+			return false
+		}
+		digest, err := sm2.CalculateSM2Hash(key, message, nil)
 		der, bad := ToDER(signature)
-		return err == nil && bad == nil && sm2.VerifyASN1WithSM2(key, nil, message, der)
+		return err == nil && bad == nil && sm2.VerifyASN1(key, digest, der)
 	},
 }
 

@@ -28,7 +28,7 @@ import (
 // Limits of imports.
 const (
 	Life    = 15 * time.Minute // of an import key
-	Pending = 8                // import keys at a time
+	Pending = 4                // import keys at a time
 )
 
 // Sizes of a blob, in bytes.
