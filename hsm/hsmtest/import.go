@@ -2,13 +2,11 @@ package hsmtest
 
 import (
 	"bytes"
-	"crypto/aes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"os"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/hsm/hsmtest/kwp"
 	"github.com/trikey/trikey/hsm/keyimport"
 	"github.com/trikey/trikey/internal/fault"
 )
@@ -38,27 +37,7 @@ func Blob(t testing.TB, public, key []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append(head, WrapKWP(t, kek, key)...)
-}
-
-// WrapKWP is the sender's AES key wrap with padding (RFC 5649), of 9 bytes or more.
-func WrapKWP(t testing.TB, kek, key []byte) []byte {
-	t.Helper()
-	block, err := aes.NewCipher(kek)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := binary.BigEndian.AppendUint32([]byte{0xa6, 0x59, 0x59, 0xa6}, uint32(len(key)))
-	out = append(append(out, key...), make([]byte, -len(key)&7)...)
-	n := len(out)/8 - 1
-	for s := range 6 * n {
-		at := out[8*(s%n+1):][:8]
-		b := append(bytes.Clone(out[:8]), at...)
-		block.Encrypt(b, b)
-		binary.BigEndian.PutUint64(out, binary.BigEndian.Uint64(b)^uint64(s+1))
-		copy(at, b[8:])
-	}
-	return out
+	return append(head, kwp.Wrap(t, kek, key)...)
 }
 
 // importer returns the machine as one that takes keys in. What is none passes these tests:
