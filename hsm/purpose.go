@@ -29,7 +29,7 @@ var purposes = []struct {
 }{
 	PurposeSeal:          {"seal", alg.Sealing, alg.AES256GCM, "to encrypt and decrypt"},
 	PurposeDeterministic: {"deterministic", alg.Deterministic, alg.AES256SIV, "to encrypt and decrypt deterministically"},
-	PurposeMAC:           {"mac", alg.MAC, alg.HMACSHA256, "to compute and verify codes"},
+	PurposeMAC:           {"mac", alg.Authentication, alg.HMACSHA256, "to compute and verify codes"},
 	PurposeSign:          {"sign", alg.Signature, alg.Ed25519, "to sign and verify"},
 }
 
@@ -75,6 +75,9 @@ func (p Purpose) Encrypts() bool { return p == PurposeSeal || p == PurposeDeterm
 func (p Purpose) Check(id alg.ID) error {
 	if !p.known() {
 		return fault.New(fault.BadRequest, "purpose: there is none of the number %d", uint8(p))
+	}
+	if id == alg.AES256GCMResident && p == PurposeSeal {
+		return nil // a token's; whether it is this machine's, the engine says
 	}
 	a, err := alg.Lookup(id)
 	if err == nil && a.Class != purposes[p].class {

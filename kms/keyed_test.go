@@ -207,7 +207,9 @@ func TestImportAndExport(t *testing.T) {
 	}
 	raw := bytes.Repeat([]byte{9}, 32)
 	blob := hsmtest.Blob(t, begun.Public, raw)
-	finish := func(n kms.NewKey) (*kms.Key, error) { return service.FinishImport(t.Context(), "test", n, begun.ID, blob) }
+	finish := func(n kms.NewKey) (*kms.Key, error) {
+		return service.FinishImport(t.Context(), "test", n, begun.ID, blob)
+	}
 	s.createFor(service, kms.NewKey{Index: 1, Name: "taken"})
 	for _, n := range []kms.NewKey{{Index: 1}, {Index: 2, Name: "taken"}} { // refusals that spend nothing
 		if _, err := finish(n); !errors.Is(err, fault.Conflict) {

@@ -57,10 +57,10 @@ type Class uint8
 
 // The classes.
 const (
-	Sealing       Class = iota + 1 // authenticated encryption with a random nonce
-	Deterministic                  // authenticated encryption without one
-	MAC                            // message authentication codes
-	Signature                      // digital signatures
+	Sealing        Class = iota + 1 // authenticated encryption with a random nonce
+	Deterministic                   // authenticated encryption without one
+	Authentication                  // message authentication codes
+	Signature                       // digital signatures
 )
 
 // Algorithm describes an algorithm.
@@ -84,8 +84,8 @@ var table = [...]Algorithm{
 	SM4GCM:           {Name: "sm4-gcm", Class: Sealing, KeySize: 16, Hash: sm3.New, build: gcm(sm4.NewCipher)},
 	SM4CBCHMAC:       {Name: "sm4-cbc-hmac-sm3", Class: Sealing, KeySize: sm4.BlockSize + macKeySize, Hash: sm3.New, Padding: sm4.BlockSize, build: newCBC},
 	AES256SIV:        {Name: "aes-256-siv", Class: Deterministic, KeySize: 64, Hash: sha256.New, build: newSIV},
-	HMACSHA256:       {Name: "hmac-sha256", Class: MAC, Hash: sha256.New},
-	HMACSM3:          {Name: "hmac-sm3", Class: MAC, Hash: sm3.New},
+	HMACSHA256:       {Name: "hmac-sha256", Class: Authentication, Hash: sha256.New},
+	HMACSM3:          {Name: "hmac-sm3", Class: Authentication, Hash: sm3.New},
 	Ed25519:          {Name: "ed25519", Class: Signature, sign: &signEd25519},
 	ECDSAP256:        {Name: "ecdsa-p256", Class: Signature, Hash: sha256.New, sign: &signECDSA},
 	SM2:              {Name: "sm2", Class: Signature, Hash: sm3.New, sign: &signSM2},
@@ -109,6 +109,9 @@ func chacha(key []byte) (cipher.Block, cipher.AEAD, error) {
 
 // Lookup returns the algorithm of that number.
 func Lookup(id ID) (*Algorithm, error) {
+	if id == AES256GCMResident {
+		return nil, ErrResident
+	}
 	if int(id) >= len(table) || table[id].Class == 0 {
 		return nil, fault.New(fault.AlgorithmNotAllowed, "algorithm: there is no algorithm of the number %d", id)
 	}
@@ -126,6 +129,9 @@ func Suite(id ID) (*Algorithm, error) {
 
 // ByName returns the algorithm of that name.
 func ByName(name string) (ID, error) {
+	if name == residentName {
+		return AES256GCMResident, nil
+	}
 	for i := range table {
 		if table[i].Class != 0 && table[i].Name == name {
 			return ID(i), nil
@@ -134,7 +140,8 @@ func ByName(name string) (ID, error) {
 	return 0, fault.New(fault.BadRequest, "algorithm: unknown %q; known: %s", name, strings.Join(Names(), ", "))
 }
 
-// Names returns the names of the algorithms of some classes, of all when none is given.
+// Names returns the names of the table's algorithms of some classes, of all when none is
+// given.
 func Names(classes ...Class) []string {
 	var names []string
 	for i := range table {
@@ -147,6 +154,9 @@ func Names(classes ...Class) []string {
 
 // String returns the algorithm's name.
 func (id ID) String() string {
+	if id == AES256GCMResident {
+		return residentName
+	}
 	if a, err := Lookup(id); err == nil {
 		return a.Name
 	}
@@ -155,11 +165,10 @@ func (id ID) String() string {
 
 // MarshalText returns the algorithm's name.
 func (id ID) MarshalText() ([]byte, error) {
-	a, err := Lookup(id)
-	if err != nil {
+	if _, err := Lookup(id); err != nil && id != AES256GCMResident {
 		return nil, err
 	}
-	return []byte(a.Name), nil
+	return []byte(id.String()), nil
 }
 
 // UnmarshalText parses an algorithm's name.

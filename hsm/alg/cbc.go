@@ -57,7 +57,7 @@ func (c *cbcHMAC) iv(nonce []byte) []byte {
 }
 
 func (c *cbcHMAC) tag(nonce, encrypted, aad []byte) []byte {
-	return hmacOf(sm3.New, c.macKey, aad, nonce, encrypted, binary.BigEndian.AppendUint64(nil, uint64(len(aad))*8))[:tagSize]
+	return mac(sm3.New, c.macKey, aad, nonce, encrypted, binary.BigEndian.AppendUint64(nil, uint64(len(aad))*8))[:tagSize]
 }
 
 var pkcs7 = padding.NewPKCS7Padding(sm4.BlockSize)

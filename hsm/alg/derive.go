@@ -48,11 +48,11 @@ func HKDF(newHash func() hash.Hash, dst, ikm, salt, info []byte) error {
 	if len(dst) > 255*newHash().Size() {
 		return fault.New(fault.Internal, "HKDF: %d bytes are more than it can give", len(dst))
 	}
-	prk := hmacOf(newHash, salt, ikm)
+	prk := mac(newHash, salt, ikm)
 	defer clear(prk)
 	var block []byte
 	for counter := byte(1); len(dst) > 0; counter++ {
-		next := hmacOf(newHash, prk, block, info, []byte{counter})
+		next := mac(newHash, prk, block, info, []byte{counter})
 		clear(block)
 		block = next
 		dst = dst[copy(dst, block):]
@@ -61,9 +61,9 @@ func HKDF(newHash func() hash.Hash, dst, ikm, salt, info []byte) error {
 	return nil
 }
 
-// hmacOf returns the HMAC (RFC 2104) of the parts, and erases the hashes and pads
+// mac returns the HMAC (RFC 2104) of the parts, and erases the hashes and pads
 // that it was made with.
-func hmacOf(newHash func() hash.Hash, key []byte, parts ...[]byte) []byte {
+func mac(newHash func() hash.Hash, key []byte, parts ...[]byte) []byte {
 	var made [2]hash.Hash
 	n := 0
 	m := hmac.New(func() hash.Hash {

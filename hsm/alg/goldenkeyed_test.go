@@ -32,7 +32,7 @@ func seed(what string) []byte {
 }
 
 func macInputs() (all []macVector) {
-	for _, name := range alg.Names(alg.MAC) {
+	for _, name := range alg.Names(alg.Authentication) {
 		for _, v := range []macVector{
 			{Name: "the empty message"},
 			{Name: "a message", Message: []byte("message")},
@@ -57,7 +57,7 @@ func (v macVector) compute(t *testing.T) macVector {
 	if v.Index {
 		v.Input = envelope.Context(v.Context).AppendIndexInput(nil, v.Message)
 	}
-	if v.Mac, err = alg.Mac(id, v.BusinessKey, v.Input); err != nil {
+	if v.Mac, err = alg.Authenticate(id, v.BusinessKey, v.Input); err != nil {
 		t.Fatal(err)
 	}
 	return v

@@ -71,7 +71,7 @@ func (a answers) run() error {
 		}
 	}
 	for _, k := range a.mac {
-		if sum, err := Mac(k.id, unhex(k.key), unhex(k.message)); err != nil || !bytes.Equal(sum, unhex(k.mac)) {
+		if sum, err := Authenticate(k.id, unhex(k.key), unhex(k.message)); err != nil || !bytes.Equal(sum, unhex(k.mac)) {
 			return failed(k.source)
 		}
 	}

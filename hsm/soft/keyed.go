@@ -3,25 +3,14 @@ package soft
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"errors"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/hsm/engine"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
-
-// random appends size random bytes of the kernel.
-func random(dst []byte, size int) ([]byte, error) {
-	if size < 1 || size > hsm.MaxRandom {
-		return dst, fault.New(fault.BadRequest, "bytes: %d are asked for; 1 to %d are given at a time", size, hsm.MaxRandom)
-	}
-	start := len(dst)
-	dst = append(dst, make([]byte, size)...)
-	_, _ = rand.Read(dst[start:]) // never fails
-	return dst, nil
-}
 
 // dataKey draws a key and seals it, as an ordinary ciphertext of op.Key.
 func (b *bench) dataKey(op *hsm.Op) ([]byte, error) {
@@ -31,22 +20,8 @@ func (b *bench) dataKey(op *hsm.Op) ([]byte, error) {
 		return op.Output, err
 	case k.header.Purpose != hsm.PurposeSeal:
 		return op.Output, k.header.Purpose.Refusal(k.header.Index, "wrap data keys")
-	case op.Size < 1 || op.Size > hsm.MaxDataKey:
-		return op.Output, fault.New(fault.BadRequest, "bytes: a data key has 16, 32 or 64")
 	}
-	key, err := secret.Random(op.Size)
-	if err != nil {
-		return op.Output, err
-	}
-	defer key.Wipe()
-	out := op.Output
-	err = key.Use(func(raw []byte) (err error) {
-		if out, err = b.encrypt(op.Output, op.Key, op.Algorithm, op.Context, raw); err == nil && op.Reveal {
-			op.Plain = append(op.Plain, raw...)
-		}
-		return err
-	})
-	return out, err
+	return engine.DataKey(op, func(raw []byte) ([]byte, error) { return b.encrypt(op.Output, op.Key, op.Algorithm, op.Context, raw) })
 }
 
 // keyed carries out what is done with the business key itself, or with a private key
@@ -74,9 +49,9 @@ func (b *bench) keyed(op *hsm.Op) ([]byte, error) {
 func compute(op *hsm.Op, h hsm.WrapHeader, key []byte) ([]byte, error) {
 	switch op.Kind {
 	case hsm.Mac:
-		return alg.Mac(h.Algorithm, key, op.Input)
+		return alg.Authenticate(h.Algorithm, key, op.Input)
 	case hsm.VerifyMac:
-		code, err := alg.Mac(h.Algorithm, key, op.Input)
+		code, err := alg.Authenticate(h.Algorithm, key, op.Input)
 		if err == nil && !hmac.Equal(code, op.Signature) {
 			err = fault.SignatureInvalid
 		}
@@ -113,14 +88,14 @@ func (b *bench) withKey(w hsm.WrappedKey, f func(hsm.WrapHeader, []byte) error) 
 
 // BeginImport makes a one-time key.
 func (e *Engine) BeginImport(ctx context.Context) (made hsm.ImportKey, err error) {
-	err = e.serve(ctx, func() error { made, err = e.imports.Begin(); return err })
+	err = e.Serve(ctx, func() error { made, err = e.imports.Begin(); return err })
 	return made, err
 }
 
 // FinishImport takes a key in that was wrapped for a one-time key.
 func (e *Engine) FinishImport(ctx context.Context, id hsm.ID, blob []byte, b hsm.Binding) (made hsm.GeneratedKey, err error) {
-	err = e.serve(ctx, func() error {
-		if err := b.Purpose.Check(b.Algorithm); err != nil {
+	err = e.Serve(ctx, func() error {
+		if err := check(b); err != nil {
 			return err
 		}
 		key, err := e.imports.Finish(id, blob)
