@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -160,7 +161,7 @@ func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
 	d.published.Lock()
 	state := d.shown
 	d.published.Unlock()
-	s.Region, s.Warm, s.Ceremony, s.Process = d.cfg.Region, d.cfg.Warm, state.ceremony, harden.Report()
+	s.Region, s.Warm, s.Ceremony, s.Process = d.cfg.Region, d.cfg.Warm, state.ceremony, append(harden.Report(), keyMemory())
 	s.Identity = d.fingerprint()
 	if state.record == nil {
 		s.State = hsm.Blank
@@ -176,6 +177,16 @@ func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
 		s.State = hsm.Collecting
 	}
 	return s, nil
+}
+
+// keyMemory tells where keys are.
+func keyMemory() harden.Protection {
+	kind, err := secret.Protection()
+	if err != nil {
+		return harden.Protection{Name: "keys", State: err.Error()}
+	}
+	mapped, used := secret.Usage()
+	return harden.Protection{Name: "keys", State: fmt.Sprintf("%d of %d KiB used, in %s pages", (used+1023)>>10, mapped>>10, kind), On: kind == secret.MemfdSecret}
 }
 
 // Cards lists the tokens inserted now.
@@ -376,13 +387,16 @@ func (d *Desk) isOurs(serial string) bool {
 	return d.record != nil && slices.ContainsFunc(d.record.Cards, func(c hsm.CardRecord) bool { return c.Serial == serial })
 }
 
-// withCard runs f on a card that is logged in to.
+// withCard runs f on a card that is logged in to, where what the card's driver leaves in
+// registers and on the stack is taken away.
 func (d *Desk) withCard(ctx context.Context, id hsm.CardID, pin *secret.Bytes, f func(hsm.Card) error) error {
-	card, err := d.cfg.Reader.Login(ctx, id, pin)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(card), card.Close())
+	return secret.Scrub(func() error {
+		card, err := d.cfg.Reader.Login(ctx, id, pin)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(card), card.Close())
+	})
 }
 
 // reopen is withCard for a PIN that the card has taken before: that others have since

@@ -4,18 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	_ "embed" // the page
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"html/template"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
-
-	"github.com/go-json-experiment/json"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/durable"
@@ -23,11 +18,7 @@ import (
 	"github.com/trikey/trikey/internal/secret"
 )
 
-const (
-	identityFile = "identity.json"
-	// ReportDir is where reports of ceremonies are, in the data directory.
-	ReportDir = "ceremonies"
-)
+const identityFile = "identity.json"
 
 // identity is the key that signs reports: its seed as the chip encrypts it.
 type identity struct {
@@ -65,12 +56,7 @@ func (d *Desk) fingerprint() string {
 	if found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id); err != nil || !found {
 		return ""
 	}
-	return fingerprintOf(id.PublicKey)
-}
-
-func fingerprintOf(public []byte) string {
-	sum := sha256.Sum256(public)
-	return hex.EncodeToString(sum[:])
+	return hsm.Fingerprint(id.PublicKey)
 }
 
 // withKey makes the private key of a seed for as long as f runs.
@@ -87,8 +73,8 @@ func withKey(seed *secret.Bytes, f func(ed25519.PrivateKey)) error {
 
 // sign signs a report.
 func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
-	r.PublicKey, r.Fingerprint, r.Signature = id.PublicKey, fingerprintOf(id.PublicKey), nil
-	message, err := signed(*r)
+	r.PublicKey, r.Fingerprint, r.Signature = id.PublicKey, hsm.Fingerprint(id.PublicKey), nil
+	message, err := r.Message()
 	if err != nil {
 		return err
 	}
@@ -98,31 +84,6 @@ func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
 	}
 	defer seed.Wipe()
 	return withKey(seed, func(private ed25519.PrivateKey) { r.Signature = ed25519.Sign(private, message) })
-}
-
-// signed is what a report's signature is over: "trikey/v1/report" and the report as
-// JSON, without the signature.
-func signed(r hsm.Report) ([]byte, error) {
-	r.Signature = nil
-	body, err := json.Marshal(r, json.Deterministic(true))
-	return append([]byte("trikey/v1/report\n"), body...), err
-}
-
-// CheckReport checks a report's signature, and that it is by the machine of that
-// fingerprint, if one is given.
-func CheckReport(r hsm.Report, fingerprint string) error {
-	message, err := signed(r)
-	if err != nil {
-		return err
-	}
-	actual := fingerprintOf(r.PublicKey)
-	switch {
-	case len(r.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(r.PublicKey, message, r.Signature):
-		return fault.New(fault.RecordDamaged, "the signature does not match: the report was altered")
-	case actual != r.Fingerprint || fingerprint != "" && fingerprint != actual:
-		return fault.New(fault.RecordDamaged, "the report is signed by the machine with fingerprint %s, not %s", actual, fingerprint)
-	}
-	return nil
 }
 
 // report describes the ceremony, with what a dealing has made.
@@ -179,19 +140,14 @@ var pageText string
 
 var page = template.Must(template.New("report").Parse(pageText))
 
-// ReportName is the name of a report's files, without their ending.
-func ReportName(r hsm.Report) string {
-	return fmt.Sprintf("%s-%s-%.8s", r.Ended.Format("20060102T150405Z"), r.Kind, r.Ceremony)
-}
-
 // finishReport signs the report and keeps it as JSON and as a page to print.
 func (d *Desk) finishReport(ctx context.Context, id *identity, r hsm.Report) (hsm.Report, error) {
 	r.Ended = d.cfg.Now().UTC()
 	if err := d.sign(ctx, id, &r); err != nil {
 		return r, fault.Wrap(fault.CodeOf(err), err, "the ceremony counts, but its report could not be signed")
 	}
-	dir := filepath.Join(d.cfg.Dir, ReportDir)
-	name := ReportName(r)
+	dir := filepath.Join(d.cfg.Dir, hsm.ReportDir)
+	name := r.Name()
 	var html bytes.Buffer
 	err := errors.Join(os.MkdirAll(dir, 0o700), durable.Write(dir, name+".json", r), page.Execute(&html, r),
 		os.WriteFile(filepath.Join(dir, name+".html"), html.Bytes(), 0o600))

@@ -54,21 +54,30 @@ func (n *node) openEngine(cfg *config.Config) (err error) {
 	if n.lock, err = lockDir(cfg.Data); err != nil {
 		return err
 	}
+	return withChip(cfg, func(chip p11.ChipConfig) error {
+		opened, err := p11.OpenChip(chip)
+		if err == nil {
+			n.chip, n.engine = opened, newEngine(cfg, opened)
+		}
+		return err
+	})
+}
+
+// withChip calls f with the chip of a configuration, and its PIN.
+func withChip(cfg *config.Config, f func(p11.ChipConfig) error) error {
 	pin, err := readSecretFile(cfg.Machine.Chip.PINFile)
 	if err != nil {
 		return fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
 	}
 	defer pin.Wipe()
 	chip := cfg.Machine.Chip
-	opened, err := p11.OpenChip(p11.ChipConfig{
+	return f(p11.ChipConfig{
 		Module: p11.ModuleConfig{Path: chip.Module, Env: chip.Env}, Label: chip.Label, Serial: chip.Serial, PIN: pin,
 	})
-	if err != nil {
-		return err
-	}
-	n.chip, n.engine = opened, newEngine(cfg, opened)
-	return nil
 }
+
+// provisionChip makes the machine's keys on its chip.
+func provisionChip(cfg *config.Config) error { return withChip(cfg, p11.ProvisionChip) }
 
 func (n *node) openDesk(cfg *config.Config) error {
 	c, err := n.custody(cfg)
