@@ -2,7 +2,7 @@
 // the management socket for the command line (NewAdmin), and the ops listener
 // (NewOps). docs/api.md describes all three for their users.
 //
-// Every data route goes through server.route, which answers for the machine being
+// Every data route but the published key set goes through server.route, which answers for the machine being
 // open, the caller being known, and its address being allowed, before the route
 // sees the request.
 package api
@@ -58,7 +58,14 @@ func New(cfg Config) http.Handler {
 	r.Post("/v1/batch/decrypt", s.route("batch_decrypt", s.batchDecrypt))
 	r.Post("/v1/batch/reencrypt", s.route("batch_reencrypt", s.batchReencrypt))
 	r.Post("/v1/ciphertext/inspect", s.route("inspect", s.inspect))
+	r.Post("/v1/keys/{key}/datakey", s.route("datakey", s.dataKey))
+	r.Post("/v1/keys/{key}/sign", s.route("sign", s.sign))
+	r.Post("/v1/keys/{key}/verify", s.route("verify", s.verify))
+	r.Post("/v1/keys/{key}/mac", s.route("mac", s.mac))
+	r.Post("/v1/keys/{key}/mac/verify", s.route("mac_verify", s.verifyMac))
+	r.Get("/v1/random", s.route("random", s.random))
 	r.Get("/v1/keys/{key}", s.route("key", s.key))
+	r.Get("/.well-known/jwks.json", s.keySet)
 	return r
 }
 

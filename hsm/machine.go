@@ -14,6 +14,7 @@ package hsm
 
 import (
 	"context"
+	"time"
 
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/harden"
@@ -75,6 +76,19 @@ const (
 	SealRecord                 // Input a record of the key store, Output sealed
 	OpenRecord                 // the reverse
 	Rewrap                     // Key a wrapped key, Output the same key wrapped under Generation
+	Mac                        // Input a message, Output its code under Key
+	VerifyMac                  // Input a message, Signature its code; fault.SignatureInvalid when it is not
+	Sign                       // Input a message, Output its signature by Key
+	Verify                     // Input a message, Signature its signature; fault.SignatureInvalid when it is not
+	PublicKey                  // Output the public key of Key
+	DataKey                    // Output Size random bytes, sealed under Key as Encrypt seals; Plain the same in the clear
+	Random                     // Output Size random bytes
+)
+
+// Limits of Op.Size.
+const (
+	MaxRandom  = 1024
+	MaxDataKey = 64
 )
 
 // Op is one operation of a call to Machine.Do. Ciphertexts are in binary form
@@ -92,7 +106,11 @@ type Op struct {
 	// machine's own. What is opened says itself which root it needs.
 	Generation uint32
 	Input      []byte
+	Signature  []byte // VerifyMac: the code. Verify: the signature
+	Size       int    // DataKey, Random
+	Reveal     bool   // DataKey: give Plain too
 
+	Plain  []byte // DataKey: the key in the clear, when Reveal asks for it
 	Output []byte // the result, appended to what the caller left here
 	Err    error
 }
@@ -103,6 +121,25 @@ type Op struct {
 type RecordID struct {
 	Name     string
 	Revision uint64
+}
+
+// Importer is a Machine that takes in business keys which were made elsewhere. Both
+// halves of an import are the same machine's: its one-time key never leaves it.
+type Importer interface {
+	// BeginImport makes a one-time key for one import, valid for some minutes.
+	BeginImport(ctx context.Context) (ImportKey, error)
+
+	// FinishImport opens what was wrapped for the import of that id, and wraps the key
+	// in it under the root, bound to b. The one-time key is gone afterwards, whatever
+	// the result.
+	FinishImport(ctx context.Context, id ID, blob []byte, b Binding) (GeneratedKey, error)
+}
+
+// ImportKey is the public part of a one-time import key.
+type ImportKey struct {
+	ID      ID
+	Public  []byte // DER of a SubjectPublicKeyInfo, RSA
+	Expires time.Time
 }
 
 // GeneratedKey is a new business key.

@@ -9,21 +9,28 @@ import (
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
-	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/policy"
 )
 
 // Call is one operation of the data plane. Ciphertexts are in binary form.
 type Call struct {
-	Kind      hsm.Kind // Encrypt, Decrypt or Reencrypt
-	Key       string   // Encrypt: index or name. Decrypt: the same, or "" for whatever the ciphertext names
+	Kind      hsm.Kind // Encrypt, Decrypt, Reencrypt, DataKey, Mac, VerifyMac, Sign, Verify or Random
+	Key       string   // index or name. Decrypt: the same, or "" for whatever the ciphertext names
 	ToKey     string   // Reencrypt: index or name; "" is the ciphertext's own key
 	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own; under the same key, the ciphertext's
 	Context   envelope.Context
 	ToContext envelope.Context // Reencrypt
 	Input     []byte
 
+	Version   uint32 // VerifyMac, Verify: the key version; 0 is the newest
+	Signature []byte // VerifyMac: the code. Verify: the signature
+	Size      int    // DataKey, Random: bytes
+	Reveal    bool   // DataKey: give Plain too
+	Index     bool   // Mac, VerifyMac: of Context and Input, as a blind index
+	JWS       *JWS   // Sign, Verify: as a JSON Web Signature
+
 	// Results.
+	Plain        []byte // DataKey
 	Output       []byte // appended to what the caller left here
 	KeyIndex     uint32
 	KeyVersion   uint32
@@ -110,6 +117,13 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		if c.Algorithm == "" && c.KeyIndex == from { // the same key: what the ciphertext had
 			op.Algorithm, c.KeyAlgorithm = suite, suite
 		}
+	case hsm.DataKey:
+		op.Size, op.Reveal = c.Size, c.Reveal
+		op.Key, op.Algorithm, err = c.sealing(l, app, policy.DataKey, c.Key, c.Context)
+	case hsm.Random:
+		op.Size = c.Size
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify:
+		err = c.prepareKeyed(l, app, &op)
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}
@@ -123,10 +137,10 @@ func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string, bo
 	if err != nil {
 		return "", 0, err
 	}
-	v := k.Newest()
-	if v.State != life.Active {
+	if !k.seals() {
 		return "", 0, k.cannotSeal()
 	}
+	v := k.Newest()
 	if k.Settings != nil {
 		if err := k.Settings.Context.Check(bound); err != nil {
 			return "", 0, err
@@ -166,7 +180,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 		return "", fault.DecryptFailed
 	}
 	v := k.Version(header.Version)
-	if v == nil || k.Suspended != nil || k.DestroyAt != nil || v.State != life.Active && v.State != life.Deactivated || v.Marks != nil && !v.Marks.DestroyAt.IsZero() {
+	if v == nil || !k.opens(v) {
 		if err := k.cannotOpen(header.Version, app); err != nil {
 			return "", err
 		}
@@ -198,9 +212,12 @@ func forbidden(grant policy.Op) error {
 
 // finish takes over what the machine did, and counts it.
 func (c *Call) finish(l *loaded, op *hsm.Op, now int64) {
-	c.Output, c.Err = op.Output, op.Err
+	c.Output, c.Plain, c.Err = op.Output, op.Plain, op.Err
 	if c.Err != nil {
 		return
+	}
+	if c.JWS != nil {
+		c.Output = c.JWS.finish(c.Kind, op)
 	}
 	if c.openedBy != nil {
 		u := l.keys.useOf(c.openedBy, c.openedVer)

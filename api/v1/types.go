@@ -183,9 +183,9 @@ type Inspection struct {
 	Suite      int    `json:"suite"`
 	Key        uint32 `json:"key"`
 	Version    uint32 `json:"version"`
-	Salt       string `json:"salt"`  // hex
-	Nonce      string `json:"nonce"` // hex
-	Plaintext  int    `json:"plaintext_bytes"`
+	Salt       string `json:"salt"`             // hex
+	Nonce      string `json:"nonce"`            // hex
+	Plaintext  int    `json:"plaintext_bytes"`  // of a suite that pads: the most it can be
 	Ciphertext int    `json:"ciphertext_bytes"` // binary form
 }
 
@@ -202,4 +202,6 @@ type KeyInfo struct {
 
 	RequireContext string `json:"require_context,omitempty"` // app,chat_type:enum(dm|group)
 	StrictContext  bool   `json:"strict_context,omitzero"`   // and no other fields
+
+	Public []PublicKey `json:"public_keys,omitempty"` // of a key that signs
 }

@@ -30,7 +30,7 @@ func (id ID) AppendInfo(dst []byte, index, version uint32) []byte {
 // MessageKey derives the key that a suite seals messages with, under a salt, from
 // a version of a business key. dst is as long as the suite's KeySize.
 func (id ID) MessageKey(dst, businessKey, salt []byte, index, version uint32) error {
-	a, err := Lookup(id)
+	a, err := Suite(id)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,12 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return b.openRecord(op)
 	case hsm.Rewrap:
 		return b.rewrap(op.Output, op.Key, op.Generation)
+	case hsm.DataKey:
+		return engine.DataKey(op, func(raw []byte) ([]byte, error) { return b.encrypt(op.Output, op.Key, op.Algorithm, op.Context, raw) })
+	case hsm.Random:
+		return engine.Random(op.Output, op.Size)
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
+		return op.Output, errSealsOnly
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }

@@ -52,6 +52,12 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return b.openRecord(op.Output, op.Record, op.Input)
 	case hsm.Rewrap:
 		return b.rewrap(op.Output, op.Key, op.Generation)
+	case hsm.DataKey:
+		return b.dataKey(op)
+	case hsm.Random:
+		return engine.Random(op.Output, op.Size)
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
+		return b.keyed(op)
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
@@ -64,8 +70,17 @@ func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical,
 	if suite == 0 {
 		suite = k.header.Algorithm
 	}
-	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version, Salt: s.salt()}
-	_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
+	if !k.header.Purpose.Encrypts() {
+		return dst, k.header.Purpose.Refusal(k.header.Index, "encrypt")
+	}
+	if err := k.header.Purpose.Check(suite); err != nil {
+		return dst, err
+	}
+	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version}
+	if k.header.Purpose != hsm.PurposeDeterministic { // whose salt and nonce are zero
+		header.Salt = s.salt()
+		_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
+	}
 	c, err := b.cipher(s, key, k, suite, header.Salt)
 	if err != nil {
 		return dst, err
@@ -88,7 +103,10 @@ func (b *bench) decrypt(dst []byte, key hsm.WrappedKey, canonical, ciphertext []
 	if err != nil {
 		return dst, err
 	}
-	if _, err := alg.Lookup(alg.ID(header.Suite)); err != nil || header.Index != k.header.Index || header.Version != k.header.Version {
+	if !k.header.Purpose.Encrypts() {
+		return dst, k.header.Purpose.Refusal(k.header.Index, "decrypt")
+	}
+	if k.header.Purpose.Check(alg.ID(header.Suite)) != nil || header.Index != k.header.Index || header.Version != k.header.Version {
 		return dst, fault.DecryptFailed
 	}
 	c, err := b.cipher(s, key, k, alg.ID(header.Suite), header.Salt)
@@ -189,7 +207,7 @@ func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, suite alg
 			return c, err
 		}
 	}
-	return c, fault.New(fault.Unavailable, "the machine's key cache is too small for its load; raise machine.keys")
+	return c, errCacheTooSmall
 }
 
 // recordCipher returns the cipher of the record key, built once for the call.
@@ -236,3 +254,5 @@ func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, 
 	}
 	return engine.OpenRecord(dst, c, id, sealed)
 }
+
+var errCacheTooSmall = fault.New(fault.Unavailable, "the machine's key cache is too small for its load; raise machine.keys")

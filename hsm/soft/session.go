@@ -140,7 +140,7 @@ func (s *session) message(b *business, suite alg.ID, salt [envelope.SaltSize]byt
 	if k, ok := s.messages.Get(id); ok {
 		return k, nil
 	}
-	a, err := alg.Lookup(suite)
+	a, err := alg.Suite(suite)
 	if err != nil {
 		return nil, err
 	}
