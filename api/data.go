@@ -2,13 +2,11 @@ package api
 
 import (
 	"encoding/base64"
-	"encoding/hex"
 	"net/http"
 	"strconv"
 
 	v1 "github.com/trikey/trikey/api/v1"
 	"github.com/trikey/trikey/hsm"
-	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
@@ -112,26 +110,6 @@ func (s *server) inspect(r *request) error {
 		return err
 	}
 	return r.answer(found)
-}
-
-// Inspect reads the public part of a ciphertext's text form.
-func Inspect(text string) (v1.Inspection, error) {
-	if text == "" {
-		return v1.Inspection{}, required("ciphertext")
-	}
-	raw, err := decodeText(text)
-	if err != nil {
-		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
-	}
-	h, rest, err := envelope.Parse(raw)
-	if err != nil {
-		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
-	}
-	return v1.Inspection{
-		Format: envelope.Version, Algorithm: alg.ID(h.Suite).String(), Suite: int(h.Suite), Key: h.Index, Version: h.Version,
-		Salt: hex.EncodeToString(h.Salt[:]), Nonce: hex.EncodeToString(h.Nonce[:]),
-		Plaintext: len(rest) - envelope.TagSize, Ciphertext: len(raw),
-	}, nil
 }
 
 func (s *server) key(r *request) error {
