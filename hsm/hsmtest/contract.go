@@ -18,7 +18,7 @@ import (
 func Run(t *testing.T, open func(t *testing.T) hsm.Machine) {
 	for name, test := range map[string]func(*testing.T, *machine){
 		"RoundTrip": testRoundTrip, "Tamper": testTamper, "Reencrypt": testReencrypt, "EachOnItsOwn": testEachOnItsOwn,
-		"WrappedKeys": testWrappedKeys, "Records": testRecords, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
+		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
 		"Cancelled": testCancelled, "Status": testStatus, "OtherMachine": func(t *testing.T, m *machine) {
 			testOtherMachine(t, m, &machine{open(t), t})
 		},
