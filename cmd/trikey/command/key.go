@@ -16,8 +16,8 @@ import (
 )
 
 func newKey(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Business keys: create, list, show, rotate"}
-	cmd.AddCommand(newKeyCreate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o))
+	cmd := &cobra.Command{Use: "key", Short: "Business keys: create, list, show, rotate; migrate and count what they sealed"}
+	cmd.AddCommand(newKeyCreate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyMigrate(o), newKeyCensus(o))
 	return cmd
 }
 
