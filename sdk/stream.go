@@ -95,7 +95,7 @@ func (c *Client) stream(ctx context.Context, direction string, r StreamRequest, 
 		return nil, fault.Wrap(fault.BadRequest, err, "bad address")
 	}
 	req.Header = header
-	res, err := jsonhttp.Open(c.http, req)
+	res, err := jsonhttp.Open(c.http, req) //nolint:bodyclose // result closes it
 	if err != nil {
 		return nil, err
 	}
