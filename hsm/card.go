@@ -14,6 +14,10 @@ type CardID struct {
 	Label  string `json:"label"`
 }
 
+// Key is what tells two tokens apart, whichever module they are reached by: some makers
+// give every token the same serial.
+func (id CardID) Key() string { return id.Serial + "/" + id.Label }
+
 // CardInfo is what a token tells before anybody logs in.
 type CardInfo struct {
 	CardID
@@ -24,7 +28,7 @@ type CardInfo struct {
 	PINFinalTry  bool   `json:"pin_final_try"`
 	PINCountLow  bool   `json:"pin_count_low"`
 	PINTries     int    `json:"pin_tries"` // of this machine, since the PIN was last right
-	Given        bool   `json:"given"`     // to the unsealing under way
+	Given        bool   `json:"given"`     // to the step under way
 }
 
 // Reader is where cards are inserted: every slot of every configured module.

@@ -16,6 +16,7 @@ import (
 	"context"
 
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/harden"
 )
 
 // Machine does the work of the data plane. All methods may be called
@@ -151,4 +152,11 @@ type Status struct {
 	Engine     string `json:"engine,omitempty"`
 	Chip       string `json:"chip,omitempty"`
 	Memory     string `json:"memory,omitempty"` // where keys are: memfd_secret or mlock
+
+	// What the console tells besides the machine.
+	Identity string              `json:"fingerprint,omitempty"` // of the key that signs reports
+	Warm     bool                `json:"warm,omitzero"`         // it starts without cards
+	Ceremony *Progress           `json:"ceremony,omitempty"`    // under way
+	Cards    []CardRecord        `json:"cards,omitempty"`       // which card has which share
+	Process  []harden.Protection `json:"process,omitempty"`
 }

@@ -42,6 +42,9 @@ type Binding struct {
 const (
 	// WrapGCM is AES-256-GCM with a random nonce under HKDF(root, "wrap", generation).
 	WrapGCM = 1
+	// WrapKW is AES key wrap (RFC 3394) inside a token under HKDF(root, "wrap-kw",
+	// generation), and an HMAC-SHA256 of all before it under HKDF(root, "bind", generation).
+	WrapKW = 2
 )
 
 const (
@@ -53,13 +56,20 @@ const (
 	// BusinessKeySize is the length of every business key, in bytes: message keys
 	// of any suite are derived from 256 bits.
 	BusinessKeySize = 32
+	// WrapKWSize is the length of what AES key wrap makes of a business key.
+	WrapKWSize = BusinessKeySize + 8
+	// WrapKWTagSize is the length of the tag of a key wrapped by WrapKW.
+	WrapKWTagSize = 32
 )
 
 // WrappedKey is a business key as only a machine of its root can open it, with
 // the binding in front:
 //
 //	format 1 | wrap suite 1 | generation 4 | index 4 | version 4 | algorithm 1 |
-//	purpose 1 | flags 1 | region length 1 | region | nonce 12 | ciphertext 32 | tag 16
+//	purpose 1 | flags 1 | region length 1 | region | sealed
+//
+// Sealed is nonce 12 | ciphertext 32 | tag 16 in WrapGCM, ciphertext 40 | tag 32 in
+// WrapKW.
 //
 // It is a string because it never changes and serves as a key of caches.
 type WrappedKey string
@@ -89,8 +99,8 @@ func (h WrapHeader) Append(dst []byte) ([]byte, error) {
 	return append(dst, h.Region...), nil
 }
 
-// Split parses the header and returns the bytes that the tag authenticates, the
-// nonce, and the sealed key with its tag.
+// Split parses the header and returns the header's bytes, which the tag
+// authenticates, the nonce, which WrapKW has none of, and the sealed key with its tag.
 func (w WrappedKey) Split() (h WrapHeader, aad, nonce, sealed string, err error) {
 	s := string(w)
 	bad := func(what string) (WrapHeader, string, string, string, error) {
@@ -104,7 +114,15 @@ func (w WrappedKey) Split() (h WrapHeader, aad, nonce, sealed string, err error)
 	}
 	u32 := func(at int) uint32 { return binary.BigEndian.Uint32([]byte(s[at : at+4])) }
 	end := wrapFixed + int(s[wrapFixed-1])
-	if len(s) != end+wrapNonceSize+BusinessKeySize+16 {
+	nonceSize, sealedSize := wrapNonceSize, BusinessKeySize+16
+	switch s[1] {
+	case WrapGCM:
+	case WrapKW:
+		nonceSize, sealedSize = 0, WrapKWSize+WrapKWTagSize
+	default:
+		return bad(fmt.Sprintf("unknown wrap suite %d", s[1]))
+	}
+	if len(s) != end+nonceSize+sealedSize {
 		return bad("wrong length")
 	}
 	if s[16]&^flagExport != 0 {
@@ -114,7 +132,7 @@ func (w WrappedKey) Split() (h WrapHeader, aad, nonce, sealed string, err error)
 		Index: u32(6), Version: u32(10), Algorithm: alg.ID(s[14]), Purpose: Purpose(s[15]),
 		Exportable: s[16]&flagExport != 0, Region: s[wrapFixed:end],
 	}}
-	return h, s[:end], s[end : end+wrapNonceSize], s[end+wrapNonceSize:], nil
+	return h, s[:end], s[end : end+nonceSize], s[end+nonceSize:], nil
 }
 
 // Generation returns the generation of the root that wrapped the key, 0 when it is

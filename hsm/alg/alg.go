@@ -74,6 +74,9 @@ func chacha(key []byte) (cipher.Block, cipher.AEAD, error) {
 
 // Lookup returns the suite of that number.
 func Lookup(id ID) (*Algorithm, error) {
+	if id == AES256GCMResident {
+		return nil, ErrResident
+	}
 	if id < 1 || int(id) > len(table) {
 		return nil, fault.New(fault.AlgorithmNotAllowed, "algorithm: there is no suite %d", id)
 	}
@@ -82,6 +85,9 @@ func Lookup(id ID) (*Algorithm, error) {
 
 // ByName returns the suite of that name.
 func ByName(name string) (ID, error) {
+	if name == residentName {
+		return AES256GCMResident, nil
+	}
 	for i := range table {
 		if table[i].Name == name {
 			return table[i].ID, nil
@@ -90,7 +96,7 @@ func ByName(name string) (ID, error) {
 	return 0, fault.New(fault.BadRequest, "algorithm: unknown %q; known: %s", name, strings.Join(Names(), ", "))
 }
 
-// Names returns the names of all suites.
+// Names returns the names of all suites of the table.
 func Names() []string {
 	names := make([]string, len(table))
 	for i := range table {
@@ -101,6 +107,9 @@ func Names() []string {
 
 // String returns the suite's name.
 func (id ID) String() string {
+	if id == AES256GCMResident {
+		return residentName
+	}
 	if a, err := Lookup(id); err == nil {
 		return a.Name
 	}
@@ -109,11 +118,10 @@ func (id ID) String() string {
 
 // MarshalText returns the suite's name.
 func (id ID) MarshalText() ([]byte, error) {
-	a, err := Lookup(id)
-	if err != nil {
+	if _, err := Lookup(id); err != nil && id != AES256GCMResident {
 		return nil, err
 	}
-	return []byte(a.Name), nil
+	return []byte(id.String()), nil
 }
 
 // UnmarshalText parses a suite's name.

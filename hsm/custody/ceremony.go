@@ -103,6 +103,27 @@ func (c *ceremony) progress() hsm.Progress {
 	return p
 }
 
+// given are the cards that the step has had.
+func (c *ceremony) given() (keys []string) {
+	switch step := c.progress().Step; {
+	case step == hsm.StepGather || !c.deals():
+		for _, h := range c.gathered {
+			keys = append(keys, h.id.Key())
+		}
+	case step == hsm.StepDeal:
+		for _, card := range c.dealt {
+			keys = append(keys, card.id.Key())
+		}
+	default:
+		for _, card := range c.dealt {
+			if card.readBack != nil {
+				keys = append(keys, card.id.Key())
+			}
+		}
+	}
+	return keys
+}
+
 // Progress tells how far the ceremony is. It does not wait for the step under way.
 func (d *Desk) Progress(context.Context) (hsm.Progress, error) {
 	d.published.Lock()

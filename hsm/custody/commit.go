@@ -92,6 +92,27 @@ func (d *Desk) putRecord(record *hsm.Record) error {
 	return nil
 }
 
+// counts reports whether the ceremony under way counts although its commit failed: then
+// its cards are the machine's. A rotation counts once the engine has followed the key
+// store; the machine's record, if it could not be written, is tried once more.
+func (d *Desk) counts(ctx context.Context) (bool, error) {
+	c := d.ceremony
+	if c.manifest == nil {
+		return false, nil
+	}
+	if d.record != nil && d.record.SplitID == c.manifest.SplitID {
+		return true, nil
+	}
+	if c.plan.Kind != hsm.RotateRoot {
+		return false, nil
+	}
+	s, err := d.cfg.Engine.Status(ctx)
+	if err != nil || s.RootID != c.manifest.RootID {
+		return false, err
+	}
+	return true, d.putRecord(c.newRecord(d.cfg.Now().UTC()))
+}
+
 // resplit tells the service which split counts.
 func (d *Desk) resplit(ctx context.Context, record *hsm.Record) error {
 	if d.cfg.Service == nil {
@@ -128,13 +149,13 @@ func (d *Desk) clearSuperseded(ctx context.Context, c *ceremony) (notes []string
 		}
 	}
 	for _, card := range c.dealt {
-		done[card.id.Serial] = true
-		clear(card.id, d.withCard(ctx, card.id, card.pin, func(open hsm.Card) error { return d.removeStale(ctx, open) }))
+		done[card.id.Key()] = true
+		clear(card.id, d.reopen(ctx, card.id, card.pin, func(open hsm.Card) error { return d.removeStale(ctx, open) }))
 		failpoint.Hit("cleared")
 	}
 	for _, card := range c.gathered {
-		if !done[card.id.Serial] {
-			clear(card.id, d.withCard(ctx, card.id, card.pin, func(open hsm.Card) error { return d.removeStale(ctx, open) }))
+		if !done[card.id.Key()] {
+			clear(card.id, d.reopen(ctx, card.id, card.pin, func(open hsm.Card) error { return d.removeStale(ctx, open) }))
 		}
 	}
 	return notes

@@ -21,6 +21,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/secret"
 )
 
@@ -71,7 +72,7 @@ type Desk struct {
 	ceremony *ceremony   // under way
 	patience *time.Timer // forgets both
 
-	destroying []string // serials of cards that a committed destruction has yet to erase
+	destroying *destroying // a committed destruction that is not over; nil: none
 
 	published sync.Mutex // guards shown, so that Status never waits for a card
 	shown     shown
@@ -79,8 +80,8 @@ type Desk struct {
 
 // given is a card that was accepted for the unsealing under way.
 type given struct {
-	serial string
-	share  *hsm.Share
+	id    hsm.CardID
+	share *hsm.Share
 }
 
 // shown is what Status tells besides what the engine does.
@@ -109,7 +110,7 @@ func New(cfg Config) (*Desk, error) {
 			"which cannot be changed", cfg.Region, record.Region)
 	}
 	d := &Desk{cfg: cfg, record: record}
-	if d.destroying, err = readDestroying(cfg.Dir); err != nil {
+	if err := d.settleDestruction(context.Background()); err != nil {
 		return nil, err
 	}
 	if err := d.settleRotation(context.Background()); err != nil {
@@ -139,14 +140,15 @@ func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
 	d.published.Lock()
 	state := d.shown
 	d.published.Unlock()
-	s.Region = d.cfg.Region
+	s.Region, s.Warm, s.Ceremony, s.Process = d.cfg.Region, d.cfg.Warm, state.ceremony, harden.Report()
+	s.Identity = d.fingerprint()
 	if state.record == nil {
 		s.State = hsm.Blank
 		return s, nil
 	}
 	m := state.record.Manifest
 	s.Have, s.Need, s.Shares = state.have, int(m.Threshold), int(m.Shares)
-	s.KCV, s.Generation, s.MachineID = m.KCV, m.Generation, m.MachineID
+	s.KCV, s.Generation, s.MachineID, s.Cards = m.KCV, m.Generation, m.MachineID, state.record.Cards
 	switch {
 	case s.State == hsm.Open:
 		s.Have = s.Need
@@ -161,10 +163,22 @@ func (d *Desk) Cards(ctx context.Context) ([]hsm.CardInfo, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	cards, err := d.cfg.Reader.Cards(ctx)
+	given := d.givenCards()
 	for i := range cards {
-		cards[i].Given = slices.ContainsFunc(d.given, func(g given) bool { return g.serial == cards[i].Serial })
+		cards[i].Given = slices.Contains(given, cards[i].Key())
 	}
 	return cards, err
+}
+
+// givenCards are the cards that the step under way has had. The caller holds mu.
+func (d *Desk) givenCards() (keys []string) {
+	for _, g := range d.given {
+		keys = append(keys, g.id.Key())
+	}
+	if d.ceremony != nil {
+		keys = append(keys, d.ceremony.given()...)
+	}
+	return keys
 }
 
 // Present gives one card to the unsealing.
@@ -183,7 +197,7 @@ func (d *Desk) present(ctx context.Context, card hsm.CardID, pin *secret.Bytes) 
 		return err
 	}
 	for _, g := range d.given {
-		if g.serial == card.Serial {
+		if g.id.Key() == card.Key() {
 			return fault.New(fault.CardRepeated, "card %q (serial %s) was given already; insert another one: %d of %d given",
 				card.Label, card.Serial, len(d.given), d.record.Threshold)
 		}
@@ -199,7 +213,7 @@ func (d *Desk) present(ctx context.Context, card hsm.CardID, pin *secret.Bytes) 
 				"insert another one", card.Label, share.Index)
 		}
 	}
-	d.given = append(d.given, given{card.Serial, share})
+	d.given = append(d.given, given{card, share})
 	d.wait()
 	d.show()
 	if len(d.given) < int(d.record.Threshold) {
@@ -334,6 +348,12 @@ func (d *Desk) withCard(ctx context.Context, id hsm.CardID, pin *secret.Bytes, f
 		return err
 	}
 	return errors.Join(f(card), card.Close())
+}
+
+// reopen is withCard for a PIN that the card has taken before: that others have since
+// tried wrong ones must not keep a ceremony from clearing up.
+func (d *Desk) reopen(ctx context.Context, id hsm.CardID, pin *secret.Bytes, f func(hsm.Card) error) error {
+	return d.withCard(hsm.ConfirmLastTry(ctx, id.Serial), id, pin, f)
 }
 
 // eachShare calls f with every object on the card, as a share or as the reason why

@@ -59,7 +59,7 @@ func (d *Desk) Deal(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (hsm.
 	if slices.Contains(c.plan.Lost, id.Serial) {
 		return hsm.Progress{}, lostCard(id)
 	}
-	if slices.ContainsFunc(c.dealt, func(x dealt) bool { return x.id.Serial == id.Serial }) {
+	if slices.ContainsFunc(c.dealt, func(x dealt) bool { return x.id.Key() == id.Key() }) {
 		return hsm.Progress{}, fault.New(fault.CardRepeated, "card %q (serial %s) has its share already; insert another one", id.Label, id.Serial)
 	}
 	share := c.shares[len(c.dealt)]
@@ -179,7 +179,7 @@ func (d *Desk) Verify(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (hs
 	if err != nil {
 		return hsm.Progress{}, err
 	}
-	at := slices.IndexFunc(c.dealt, func(x dealt) bool { return x.id.Serial == id.Serial })
+	at := slices.IndexFunc(c.dealt, func(x dealt) bool { return x.id.Key() == id.Key() })
 	if at < 0 {
 		return hsm.Progress{}, fault.New(fault.CardOtherMachine, "card %q (serial %s) is not one of this ceremony", id.Label, id.Serial)
 	}
@@ -232,12 +232,15 @@ func (d *Desk) Abort(ctx context.Context) error {
 	if d.ceremony == nil {
 		return nil
 	}
+	if counts, err := d.counts(ctx); counts || err != nil {
+		return err
+	}
 	var failed error
 	for _, card := range d.ceremony.dealt {
 		if card.envelope == nil {
 			continue // of a rotation that can be taken up again
 		}
-		err := d.withCard(ctx, card.id, card.pin, func(c hsm.Card) error { return c.Remove(ctx, card.envelope) })
+		err := d.reopen(ctx, card.id, card.pin, func(c hsm.Card) error { return c.Remove(ctx, card.envelope) })
 		if err != nil {
 			failed = errors.Join(failed, fault.Wrap(fault.CodeOf(err), err, "card %q still carries a share of the aborted ceremony", card.id.Label))
 		}

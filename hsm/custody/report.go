@@ -59,6 +59,20 @@ func (d *Desk) identity(ctx context.Context) (*identity, error) {
 	return &id, durable.Write(d.cfg.Dir, identityFile, id)
 }
 
+// fingerprint is that of the identity key, "" while there is none.
+func (d *Desk) fingerprint() string {
+	var id identity
+	if found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id); err != nil || !found {
+		return ""
+	}
+	return fingerprintOf(id.PublicKey)
+}
+
+func fingerprintOf(public []byte) string {
+	sum := sha256.Sum256(public)
+	return hex.EncodeToString(sum[:])
+}
+
 // withKey makes the private key of a seed for as long as f runs.
 func withKey(seed *secret.Bytes, f func(ed25519.PrivateKey)) error {
 	return seed.Use(func(b []byte) error {
@@ -73,8 +87,7 @@ func withKey(seed *secret.Bytes, f func(ed25519.PrivateKey)) error {
 
 // sign signs a report.
 func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
-	sum := sha256.Sum256(id.PublicKey)
-	r.PublicKey, r.Fingerprint, r.Signature = id.PublicKey, hex.EncodeToString(sum[:]), nil
+	r.PublicKey, r.Fingerprint, r.Signature = id.PublicKey, fingerprintOf(id.PublicKey), nil
 	message, err := signed(*r)
 	if err != nil {
 		return err
@@ -102,8 +115,7 @@ func CheckReport(r hsm.Report, fingerprint string) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(r.PublicKey)
-	actual := hex.EncodeToString(sum[:])
+	actual := fingerprintOf(r.PublicKey)
 	switch {
 	case len(r.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(r.PublicKey, message, r.Signature):
 		return fault.New(fault.RecordDamaged, "the signature does not match: the report was altered")
@@ -126,7 +138,7 @@ func (c *ceremony) report(m hsm.Manifest) hsm.Report {
 	}
 	shown := map[string]bool{}
 	for _, h := range c.gathered {
-		shown[h.id.Serial] = true
+		shown[h.id.Key()] = true
 		role := hsm.RoleAuthorised
 		switch c.plan.Kind {
 		case hsm.VerifyCards:
@@ -147,7 +159,7 @@ func (c *ceremony) report(m hsm.Manifest) hsm.Report {
 		switch {
 		case slices.Contains(c.plan.Lost, card.Serial):
 			add(card.Index, id, hsm.RoleLost)
-		case !c.deals() && !shown[card.Serial]:
+		case !c.deals() && !shown[id.Key()]:
 			add(card.Index, id, hsm.RoleAbsent)
 		}
 	}
@@ -167,6 +179,11 @@ var pageText string
 
 var page = template.Must(template.New("report").Parse(pageText))
 
+// ReportName is the name of a report's files, without their ending.
+func ReportName(r hsm.Report) string {
+	return fmt.Sprintf("%s-%s-%.8s", r.Ended.Format("20060102T150405Z"), r.Kind, r.Ceremony)
+}
+
 // finishReport signs the report and keeps it as JSON and as a page to print.
 func (d *Desk) finishReport(ctx context.Context, id *identity, r hsm.Report) (hsm.Report, error) {
 	r.Ended = d.cfg.Now().UTC()
@@ -174,7 +191,7 @@ func (d *Desk) finishReport(ctx context.Context, id *identity, r hsm.Report) (hs
 		return r, fault.Wrap(fault.CodeOf(err), err, "the ceremony counts, but its report could not be signed")
 	}
 	dir := filepath.Join(d.cfg.Dir, ReportDir)
-	name := fmt.Sprintf("%s-%s-%.8s", r.Ended.Format("20060102T150405Z"), r.Kind, r.Ceremony)
+	name := ReportName(r)
 	var html bytes.Buffer
 	err := errors.Join(os.MkdirAll(dir, 0o700), durable.Write(dir, name+".json", r), page.Execute(&html, r),
 		os.WriteFile(filepath.Join(dir, name+".html"), html.Bytes(), 0o600))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -13,23 +14,38 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 )
 
-// Run runs the contract suite. open returns an open machine of the region Region;
-// each call returns another machine with another root.
-func Run(t *testing.T, open func(t *testing.T) hsm.Machine) {
+// Run runs the contract suite on a machine of the host engine. open returns an open
+// machine of the region Region; each call returns another machine with another root.
+func Run(t *testing.T, open func(t *testing.T) hsm.Machine) { run(t, open, hostSuites) }
+
+// suites are what a machine computes.
+type suites struct {
+	served  []alg.ID                // of keys; the first is AES-256-GCM
+	sealed  func(key alg.ID) alg.ID // the suite of a ciphertext, by its key's
+	streams bool                    // whether it seals them; one that does not refuses them
+}
+
+var hostSuites = suites{[]alg.ID{alg.AES256GCM, alg.AES128GCM, alg.ChaCha20Poly1305, alg.SM4GCM}, func(id alg.ID) alg.ID { return id }, true}
+
+// other is a suite other than AES-256-GCM where the machine has one.
+func (s suites) other() alg.ID { return s.served[len(s.served)-1] }
+
+func run(t *testing.T, open func(t *testing.T) hsm.Machine, has suites) {
 	for name, test := range map[string]func(*testing.T, *machine){
-		"RoundTrip": testRoundTrip, "Tamper": testTamper, "Reencrypt": testReencrypt, "EachOnItsOwn": testEachOnItsOwn,
+		"RoundTrip": testRoundTrip, "OtherSuites": testOtherSuites, "Tamper": testTamper, "Reencrypt": testReencrypt, "EachOnItsOwn": testEachOnItsOwn,
 		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
 		"Cancelled": testCancelled, "Status": testStatus, "OtherMachine": func(t *testing.T, m *machine) {
-			testOtherMachine(t, m, &machine{open(t), t})
+			testOtherMachine(t, m, &machine{open(t), t, has})
 		},
 	} {
-		t.Run(name, func(t *testing.T) { test(t, &machine{open(t), t}) })
+		t.Run(name, func(t *testing.T) { test(t, &machine{open(t), t, has}) })
 	}
 }
 
 type machine struct {
 	hsm.Machine
 	t *testing.T
+	suites
 }
 
 func (m *machine) key(index, version uint32, id alg.ID) hsm.WrappedKey {
@@ -75,7 +91,7 @@ var (
 )
 
 func testRoundTrip(t *testing.T, m *machine) {
-	for _, id := range []alg.ID{alg.AES256GCM, alg.AES128GCM, alg.ChaCha20Poly1305, alg.SM4GCM} {
+	for _, id := range m.served {
 		key := m.key(7, 1, id)
 		for _, plaintext := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("0123456789"), 5000)} {
 			sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: key, Context: here, Input: plaintext, Output: []byte("kept")})
@@ -84,7 +100,7 @@ func testRoundTrip(t *testing.T, m *machine) {
 			}
 			sealed = sealed[4:]
 			h, _, err := envelope.Parse(sealed)
-			if err != nil || h.Suite != byte(id) || h.Index != 7 || h.Version != 1 || len(sealed) != len(plaintext)+envelope.Overhead {
+			if err != nil || h.Suite != byte(m.sealed(id)) || h.Index != 7 || h.Version != 1 || len(sealed) != len(plaintext)+envelope.Overhead {
 				t.Errorf("%s: header %+v, %d bytes, %v", id, h, len(sealed), err)
 			}
 			if got := m.must(hsm.Op{Kind: hsm.Decrypt, Key: key, Context: here, Input: sealed}); !bytes.Equal(got, plaintext) {
@@ -92,11 +108,30 @@ func testRoundTrip(t *testing.T, m *machine) {
 			}
 		}
 		// Any suite under any key, when the call says so.
-		sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: key, Algorithm: alg.SM4GCM, Input: []byte("x")})
-		if sealed[1] != byte(alg.SM4GCM) || string(m.must(hsm.Op{Kind: hsm.Decrypt, Key: key, Input: sealed})) != "x" {
+		sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: key, Algorithm: m.other(), Input: []byte("x")})
+		if sealed[1] != byte(m.sealed(m.other())) || string(m.must(hsm.Op{Kind: hsm.Decrypt, Key: key, Input: sealed})) != "x" {
 			t.Errorf("%s: sealed as suite %d", id, sealed[1])
 		}
 	}
+}
+
+// testOtherSuites: a suite that the machine does not compute is refused by name, also
+// when it seals for a key that has another.
+func testOtherSuites(t *testing.T, m *machine) {
+	key := m.key(7, 1, alg.AES256GCM)
+	for _, id := range append([]alg.ID{9}, hostSuites.served...) {
+		if slices.Contains(m.served, id) {
+			continue
+		}
+		if _, err := m.GenerateKey(t.Context(), hsm.Binding{Index: 7, Version: 1, Algorithm: id, Purpose: hsm.PurposeSeal}); !errors.Is(err, fault.AlgorithmNotAllowed) {
+			t.Errorf("a key of %s: %v", id, err)
+		}
+		m.refused("sealing by "+id.String(), fault.AlgorithmNotAllowed, hsm.Op{Kind: hsm.Encrypt, Key: key, Algorithm: id, Input: []byte("x")})
+	}
+	// A ciphertext of an engine of the other kind: its suite is known, its key is not here.
+	sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: key, Input: []byte("x")})
+	sealed[1] ^= byte(alg.AES256GCM ^ alg.AES256GCMResident)
+	m.refused("a ciphertext of another engine", fault.AlgorithmNotAllowed, hsm.Op{Kind: hsm.Decrypt, Key: key, Input: sealed})
 }
 
 func testTamper(t *testing.T, m *machine) {
@@ -116,11 +151,11 @@ func testTamper(t *testing.T, m *machine) {
 }
 
 func testReencrypt(t *testing.T, m *machine) {
-	from, to := m.key(7, 1, alg.AES256GCM), m.key(8, 4, alg.SM4GCM)
+	from, to := m.key(7, 1, alg.AES256GCM), m.key(8, 4, m.other())
 	sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: from, Context: here, Input: []byte("hello")})
 	moved := m.must(hsm.Op{Kind: hsm.Reencrypt, Key: from, To: to, Context: here, ToContext: there, Input: sealed})
 	h, _, err := envelope.Parse(moved)
-	if err != nil || h.Index != 8 || h.Version != 4 || h.Suite != byte(alg.SM4GCM) {
+	if err != nil || h.Index != 8 || h.Version != 4 || h.Suite != byte(m.sealed(m.other())) {
 		t.Errorf("%+v, %v", h, err)
 	}
 	if got := m.must(hsm.Op{Kind: hsm.Decrypt, Key: to, Context: there, Input: moved}); string(got) != "hello" {
@@ -152,9 +187,9 @@ func testEachOnItsOwn(t *testing.T, m *machine) {
 }
 
 func testWrappedKeys(t *testing.T, m *machine) {
-	key := m.key(7, 3, alg.SM4GCM)
+	key := m.key(7, 3, m.other())
 	h, err := key.Header()
-	if err != nil || h.Index != 7 || h.Version != 3 || h.Algorithm != alg.SM4GCM || h.Region != Region || h.Purpose != hsm.PurposeSeal || h.Exportable {
+	if err != nil || h.Index != 7 || h.Version != 3 || h.Algorithm != m.other() || h.Region != Region || h.Purpose != hsm.PurposeSeal || h.Exportable {
 		t.Errorf("%+v, %v", h, err)
 	}
 	var again hsm.WrappedKey
@@ -210,7 +245,7 @@ func testNoRepeats(t *testing.T, m *machine) {
 }
 
 func testConcurrent(t *testing.T, m *machine) {
-	keys := []hsm.WrappedKey{m.key(1, 1, alg.AES256GCM), m.key(2, 1, alg.SM4GCM), m.key(3, 1, alg.ChaCha20Poly1305)}
+	keys := []hsm.WrappedKey{m.key(1, 1, alg.AES256GCM), m.key(2, 1, m.other()), m.key(3, 1, m.served[len(m.served)/2])}
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {

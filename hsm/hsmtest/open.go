@@ -17,7 +17,7 @@ import (
 const Region = "test"
 
 // NewChip returns a provisioned SoftHSM chip.
-func NewChip(t testing.TB) hsm.Chip {
+func NewChip(t testing.TB) hsm.Token {
 	t.Helper()
 	module, err := softhsm.NewReader(t.TempDir())
 	if err != nil {

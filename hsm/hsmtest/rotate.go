@@ -10,18 +10,38 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 )
 
+// Engine is an engine under test.
+type Engine struct {
+	// Open returns a sealed engine of the region Region.
+	Open func(t *testing.T) hsm.Engine
+	// Algorithms are those of the keys it serves, AES-256-GCM first; nil is all.
+	Algorithms []alg.ID
+	// Suite is that of the ciphertexts under a key of an algorithm; nil is the same.
+	Suite func(key alg.ID) alg.ID
+	// NoStreams is set for one that refuses streams.
+	NoStreams bool
+}
+
 // RunEngine runs the contract suite of engines: that of machines, and what changes
-// when the root does. open returns a sealed engine of the region Region.
-func RunEngine(t *testing.T, open func(t *testing.T) hsm.Engine) {
-	Run(t, func(t *testing.T) hsm.Machine {
-		e := open(t)
+// when the root does.
+func RunEngine(t *testing.T, engine Engine) {
+	has := hostSuites
+	if engine.Algorithms != nil {
+		has.served = engine.Algorithms
+	}
+	if engine.Suite != nil {
+		has.sealed = engine.Suite
+	}
+	has.streams = !engine.NoStreams
+	run(t, func(t *testing.T) hsm.Machine {
+		e := engine.Open(t)
 		mustOpen(t, e, NewRoot(t))
 		return e
-	})
-	for name, test := range map[string]func(*testing.T, hsm.Engine){
+	}, has)
+	for name, test := range map[string]func(*testing.T, hsm.Engine, suites){
 		"Rotate": testRotate, "RotateRefused": testRotateRefused, "RotateUnderLoad": testRotateUnderLoad, "OpenAgain": testOpenAgain,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+		t.Run(name, func(t *testing.T) { test(t, engine.Open(t), has) })
 	}
 }
 
@@ -39,11 +59,11 @@ func next(t *testing.T, root hsm.Root) hsm.Root {
 	return n
 }
 
-func testRotate(t *testing.T, e hsm.Engine) {
+func testRotate(t *testing.T, e hsm.Engine, has suites) {
 	first := NewRoot(t)
 	mustOpen(t, e, first)
-	m := &machine{e, t}
-	old := m.key(7, 3, alg.SM4GCM)
+	m := &machine{e, t, has}
+	old := m.key(7, 3, m.other())
 	sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: old, Context: here, Input: []byte("hello")})
 	id := hsm.RecordID{Name: "apps/a", Revision: 3}
 	record := m.must(hsm.Op{Kind: hsm.SealRecord, Record: id, Input: []byte("content")})
@@ -89,7 +109,7 @@ func testRotate(t *testing.T, e hsm.Engine) {
 	}
 }
 
-func testRotateRefused(t *testing.T, e hsm.Engine) {
+func testRotateRefused(t *testing.T, e hsm.Engine, has suites) {
 	ctx := t.Context()
 	first := NewRoot(t)
 	if err := e.OpenNext(ctx, next(t, first)); !errors.Is(err, fault.Sealed) {
@@ -102,7 +122,7 @@ func testRotateRefused(t *testing.T, e hsm.Engine) {
 	if err := e.OpenNext(ctx, NewRoot(t)); !errors.Is(err, fault.RootGeneration) {
 		t.Errorf("a root of the same generation: %v", err)
 	}
-	m := &machine{e, t}
+	m := &machine{e, t, has}
 	key := m.key(1, 1, alg.AES256GCM)
 	for range 2 { // a second next root takes the place of the first
 		if err := e.OpenNext(ctx, next(t, first)); err != nil {
@@ -119,10 +139,10 @@ func testRotateRefused(t *testing.T, e hsm.Engine) {
 
 // testRotateUnderLoad promotes while calls are under way: those with a key that the
 // machine has never fail.
-func testRotateUnderLoad(t *testing.T, e hsm.Engine) {
+func testRotateUnderLoad(t *testing.T, e hsm.Engine, has suites) {
 	root := NewRoot(t)
 	mustOpen(t, e, root)
-	m := &machine{e, t}
+	m := &machine{e, t, has}
 	key := m.key(1, 1, alg.AES256GCM)
 	for range 3 {
 		following := next(t, root)
@@ -158,14 +178,14 @@ func testRotateUnderLoad(t *testing.T, e hsm.Engine) {
 	}
 }
 
-func testOpenAgain(t *testing.T, e hsm.Engine) {
+func testOpenAgain(t *testing.T, e hsm.Engine, has suites) {
 	ctx := t.Context()
 	root := NewRoot(t)
 	mustOpen(t, e, root)
 	if err := e.Open(ctx, NewRoot(t)); !errors.Is(err, fault.MachineOpen) {
 		t.Errorf("an open machine was opened again: %v", err)
 	}
-	m := &machine{e, t}
+	m := &machine{e, t, has}
 	key := m.key(1, 1, alg.AES256GCM)
 	sealed := m.must(hsm.Op{Kind: hsm.Encrypt, Key: key, Input: []byte("x")})
 	if err := errors.Join(e.Seal(ctx), e.Seal(ctx)); err != nil {

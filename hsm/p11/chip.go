@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+	"sync"
 
 	"github.com/miekg/pkcs11"
 
@@ -50,6 +51,7 @@ type Chip struct {
 	storage pkcs11.ObjectHandle
 	unwrap  pkcs11.ObjectHandle
 	public  *rsa.PublicKey
+	objects sync.Mutex // held while a session object of resident.go is made or destroyed
 }
 
 var _ hsm.Chip = (*Chip)(nil)
@@ -187,26 +189,37 @@ func (c *Chip) work(ctx context.Context, what string, f func(p *pkcs11.Ctx, s pk
 
 // seal encrypts with AES-GCM inside the chip.
 func (c *Chip) seal(ctx context.Context, key pkcs11.ObjectHandle, nonce []byte, plaintext *secret.Bytes, aad []byte) (sealed []byte, err error) {
-	err = plaintext.Use(func(b []byte) error {
-		return c.work(ctx, "encrypt in the chip", func(p *pkcs11.Ctx, s pkcs11.SessionHandle) (err error) {
-			params := pkcs11.NewGCMParams(nonce, aad, tagBits)
-			defer params.Free()
-			if err := p.EncryptInit(s, mechanism(pkcs11.CKM_AES_GCM, params), key); err != nil {
-				return err
-			}
-			sealed, err = p.Encrypt(s, b)
+	err = plaintext.Use(func(b []byte) (err error) { sealed, err = c.encrypt(ctx, key, nonce, b, aad); return err })
+	return sealed, err
+}
+
+func (c *Chip) encrypt(ctx context.Context, key pkcs11.ObjectHandle, nonce, plaintext, aad []byte) (sealed []byte, err error) {
+	err = c.work(ctx, "encrypt in the chip", func(p *pkcs11.Ctx, s pkcs11.SessionHandle) (err error) {
+		params := pkcs11.NewGCMParams(nonce, aad, tagBits)
+		defer params.Free()
+		if err := p.EncryptInit(s, mechanism(pkcs11.CKM_AES_GCM, params), key); err != nil {
 			return err
-		})
+		}
+		sealed, err = p.Encrypt(s, plaintext)
+		return err
 	})
 	return sealed, err
 }
 
-// open decrypts with AES-GCM inside the chip. A tag that does not match is
-// fault.DecryptFailed.
+// open decrypts with AES-GCM inside the chip, into protected memory.
 func (c *Chip) open(ctx context.Context, key pkcs11.ObjectHandle, nonce, sealed, aad []byte) (*secret.Bytes, error) {
-	var plaintext []byte
+	plaintext, err := c.decrypt(ctx, key, nonce, sealed, aad)
+	if err != nil {
+		return nil, err
+	}
+	return secret.Move(plaintext)
+}
+
+// decrypt decrypts with AES-GCM inside the chip. A tag that does not match is
+// fault.DecryptFailed.
+func (c *Chip) decrypt(ctx context.Context, key pkcs11.ObjectHandle, nonce, sealed, aad []byte) (plaintext []byte, err error) {
 	mismatch := false
-	err := c.work(ctx, "decrypt in the chip", func(p *pkcs11.Ctx, s pkcs11.SessionHandle) (err error) {
+	err = c.work(ctx, "decrypt in the chip", func(p *pkcs11.Ctx, s pkcs11.SessionHandle) (err error) {
 		params := pkcs11.NewGCMParams(nonce, aad, tagBits)
 		defer params.Free()
 		if err := p.DecryptInit(s, mechanism(pkcs11.CKM_AES_GCM, params), key); err != nil {
@@ -216,13 +229,10 @@ func (c *Chip) open(ctx context.Context, key pkcs11.ObjectHandle, nonce, sealed,
 		mismatch = isMismatch(err)
 		return err
 	})
-	switch {
-	case mismatch:
+	if mismatch {
 		return nil, fault.DecryptFailed
-	case err != nil:
-		return nil, err
 	}
-	return secret.Move(plaintext)
+	return plaintext, err
 }
 
 // isMismatch reports whether C_Decrypt says that a tag does not match. SoftHSM
@@ -264,11 +274,9 @@ func (c *Chip) Renew(context.Context) error {
 	})
 }
 
-// Load hands a key to the chip: encrypted to its public key by RSA-OAEP (RFC
-// 8017), unwrapped inside it. Nothing but the chip sees the key after that.
-func (c *Chip) Load(_ context.Context, key *secret.Bytes) (hsm.ChipKey, error) {
-	var wrapped []byte
-	err := key.Use(func(k []byte) error {
+// encryptTo encrypts a key to the chip's public key by RSA-OAEP (RFC 8017).
+func (c *Chip) encryptTo(key *secret.Bytes) (wrapped []byte, err error) {
+	err = key.Use(func(k []byte) error {
 		return secret.Scrub(func() (err error) {
 			wrapped, err = rsa.EncryptOAEP(sha1.New(), rand.Reader, c.public, k, nil) //nolint:gosec // see the import
 			return err
@@ -277,11 +285,24 @@ func (c *Chip) Load(_ context.Context, key *secret.Bytes) (hsm.ChipKey, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.ChipFault, err, "encrypt a key to the chip")
 	}
+	return wrapped, nil
+}
+
+func loadingOAEP() []*pkcs11.Mechanism {
+	return mechanism(pkcs11.CKM_RSA_PKCS_OAEP, pkcs11.NewOAEPParams(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, pkcs11.CKZ_DATA_SPECIFIED, nil))
+}
+
+// Load hands a key to the chip: encrypted to its public key, unwrapped inside it.
+// Nothing but the chip sees the key after that.
+func (c *Chip) Load(_ context.Context, key *secret.Bytes) (hsm.ChipKey, error) {
+	wrapped, err := c.encryptTo(key)
+	if err != nil {
+		return nil, err
+	}
 	loaded := &chipKey{chip: c}
 	// In the owner's session: the key lives as long as that does.
 	err = c.owner.call("load a key into the chip", func(p *pkcs11.Ctx) (err error) {
-		oaep := pkcs11.NewOAEPParams(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, pkcs11.CKZ_DATA_SPECIFIED, nil)
-		loaded.handle, err = p.UnwrapKey(c.owner.handle, mechanism(pkcs11.CKM_RSA_PKCS_OAEP, oaep), c.unwrap, wrapped, sessionTemplate())
+		loaded.handle, err = p.UnwrapKey(c.owner.handle, loadingOAEP(), c.unwrap, wrapped, sessionTemplate())
 		return err
 	})
 	if err != nil {

@@ -3,11 +3,11 @@ package soft
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/hsm/engine"
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
@@ -78,12 +78,15 @@ func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical,
 	return c.Seal(header.Append(dst), header.Nonce[:], plaintext, b.scratch), nil
 }
 
-// decrypt returns fault.DecryptFailed whatever the ciphertext's fault is; other
-// errors are the machine's own.
+// decrypt returns fault.DecryptFailed whatever the ciphertext's fault is, but for one of
+// a token's suite; other errors are the machine's own.
 func (b *bench) decrypt(dst []byte, key hsm.WrappedKey, canonical, ciphertext []byte) ([]byte, error) {
 	header, sealed, err := envelope.Parse(ciphertext)
 	if err != nil {
 		return dst, err
+	}
+	if alg.ID(header.Suite) == alg.AES256GCMResident {
+		return dst, alg.ErrResident
 	}
 	s, k, err := b.business(key)
 	if err != nil {
@@ -117,7 +120,7 @@ func (b *bench) reencrypt(op *hsm.Op) ([]byte, error) {
 // business returns an unwrapped business key, and the session of the root that
 // wrapped it.
 func (b *bench) business(w hsm.WrappedKey) (*session, *business, error) {
-	s, err := b.engine.at(w.Generation())
+	s, err := b.engine.At(w.Generation())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,11 +131,11 @@ func (b *bench) business(w hsm.WrappedKey) (*session, *business, error) {
 // rewrap wraps a business key under the root of another generation, and sees that it
 // opens there before it gives it away.
 func (b *bench) rewrap(dst []byte, w hsm.WrappedKey, generation uint32) ([]byte, error) {
-	from, err := b.engine.at(w.Generation())
+	from, err := b.engine.At(w.Generation())
 	if err != nil {
 		return dst, err
 	}
-	to, err := b.engine.at(generation)
+	to, err := b.engine.At(generation)
 	if err != nil {
 		return dst, err
 	}
@@ -193,22 +196,6 @@ func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, u use, su
 	return c, fault.New(fault.Unavailable, "the machine's key cache is too small for its load; raise machine.keys")
 }
 
-const (
-	recordFormat = 1
-	recordHead   = 1 + 4 // format, generation
-)
-
-// recordAAD is what a sealed record's tag authenticates besides its content:
-// "trikey/v1/record" | format | generation | name length 4 | name | revision 8.
-func (b *bench) recordAAD(head []byte, id hsm.RecordID) []byte {
-	b.scratch = append(b.scratch[:0], "trikey/v1/record"...)
-	b.scratch = append(b.scratch, head...)
-	b.scratch = binary.BigEndian.AppendUint32(b.scratch, uint32(len(id.Name)))
-	b.scratch = append(b.scratch, id.Name...)
-	b.scratch = binary.BigEndian.AppendUint64(b.scratch, id.Revision)
-	return b.scratch
-}
-
 // recordCipher returns the cipher of the record key, built once for the call.
 func (b *bench) recordCipher(s *session) (c alg.Cipher, err error) {
 	id := messageID{serial: uint64(s.root.Generation)} // no message key has the suite 0
@@ -224,9 +211,8 @@ func (b *bench) recordCipher(s *session) (c alg.Cipher, err error) {
 	return c, err
 }
 
-// sealRecord returns format 1 | generation 4 | nonce 12 | ciphertext | tag 16.
 func (b *bench) sealRecord(dst []byte, generation uint32, id hsm.RecordID, plaintext []byte) ([]byte, error) {
-	s, err := b.engine.at(generation)
+	s, err := b.engine.At(generation)
 	if err != nil {
 		return dst, err
 	}
@@ -234,35 +220,21 @@ func (b *bench) sealRecord(dst []byte, generation uint32, id hsm.RecordID, plain
 	if err != nil {
 		return dst, err
 	}
-	start := len(dst)
-	dst = binary.BigEndian.AppendUint32(append(dst, recordFormat), s.root.Generation)
-	aad := b.recordAAD(dst[start:], id)
-	var nonce [envelope.NonceSize]byte
-	_, _ = rand.Read(nonce[:]) // never fails
-	dst = append(dst, nonce[:]...)
-	return c.Seal(dst, nonce[:], plaintext, aad), nil
+	return engine.SealRecord(dst, c, s.root.Generation, id, plaintext), nil
 }
 
 func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, error) {
-	altered := func() error {
-		return fault.New(fault.RecordDamaged, "record %s: edited, copied from another, or sealed by another machine; "+
-			"restore the key store from a backup", id.Name)
-	}
-	if len(sealed) < recordHead+envelope.NonceSize || sealed[0] != recordFormat {
-		return dst, altered()
-	}
-	s, err := b.engine.at(binary.BigEndian.Uint32(sealed[1:]))
+	generation, err := engine.RecordGeneration(id, sealed)
 	if err != nil {
-		return dst, altered()
+		return dst, err
+	}
+	s, err := b.engine.At(generation)
+	if err != nil {
+		return dst, engine.RecordAltered(id)
 	}
 	c, err := b.recordCipher(s)
 	if err != nil {
 		return dst, err
 	}
-	head, rest := sealed[:recordHead], sealed[recordHead:]
-	out, err := c.Open(dst, rest[:envelope.NonceSize], rest[envelope.NonceSize:], b.recordAAD(head, id))
-	if err != nil {
-		return dst, altered()
-	}
-	return out, nil
+	return engine.OpenRecord(dst, c, id, sealed)
 }

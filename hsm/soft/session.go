@@ -9,6 +9,7 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/hsm/engine"
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
@@ -22,8 +23,8 @@ type session struct {
 	record     *secret.Bytes // seals records of the key store
 	now        func() time.Time
 
-	businesses *cache[hsm.WrappedKey, *business]
-	messages   *cache[messageID, *secret.Bytes]
+	businesses *engine.Cache[hsm.WrappedKey, *business]
+	messages   *engine.Cache[messageID, *secret.Bytes]
 
 	epoch atomic.Pointer[epoch]
 }
@@ -59,18 +60,8 @@ const (
 func newSession(ctx context.Context, cfg Config, root hsm.Root) (*session, error) {
 	s := &session{root: root.Manifest, now: cfg.Now}
 	var err error
-	if s.sealedRoot, err = cfg.Chip.Seal(ctx, root.Key); err != nil {
+	if s.sealedRoot, err = engine.SealRoot(ctx, cfg.Chip, root); err != nil {
 		return nil, err
-	}
-	// What the chip sealed is all that is left of the root: see that it opens.
-	again, err := cfg.Chip.Open(ctx, s.sealedRoot)
-	if err != nil {
-		return nil, err
-	}
-	same := again.Equal(root.Key)
-	again.Wipe()
-	if !same {
-		return nil, fault.New(fault.ChipFault, "the chip does not give back the root key it sealed; replace or repair it")
 	}
 	wrap, err := root.WrapKey()
 	if err != nil {
@@ -83,15 +74,18 @@ func newSession(ctx context.Context, cfg Config, root hsm.Root) (*session, error
 	if s.record, err = root.RecordKey(); err != nil {
 		return nil, errors.Join(err, s.wrapping.Close())
 	}
-	s.businesses = newCache[hsm.WrappedKey](cfg.Keys, func(b *business) { b.key.Wipe() })
-	s.messages = newCache[messageID](cfg.MessageKeys, func(k *secret.Bytes) { k.Wipe() })
+	s.businesses = engine.NewCache[hsm.WrappedKey](cfg.Keys, func(b *business) { b.key.Wipe() })
+	s.messages = engine.NewCache[messageID](cfg.MessageKeys, func(k *secret.Bytes) { k.Wipe() })
 	return s, nil
 }
 
-// close wipes everything. No call is under way: the engine's lock is held.
-func (s *session) close() error {
-	s.businesses.purge()
-	s.messages.purge()
+// Manifest is that of the root.
+func (s *session) Manifest() *hsm.Manifest { return &s.root }
+
+// Close wipes everything. No call is under way: the engine's lock is held.
+func (s *session) Close() error {
+	s.businesses.Purge()
+	s.messages.Purge()
 	s.record.Wipe()
 	return s.wrapping.Close()
 }
@@ -114,7 +108,7 @@ func (s *session) wrap(ctx context.Context, key *secret.Bytes, b hsm.Binding) (h
 
 // business returns the unwrapped key, from the cache or out of the chip.
 func (s *session) business(ctx context.Context, w hsm.WrappedKey) (*business, error) {
-	if b, ok := s.businesses.get(w); ok {
+	if b, ok := s.businesses.Get(w); ok {
 		return b, nil
 	}
 	header, key, err := s.unwrap(ctx, w)
@@ -122,9 +116,12 @@ func (s *session) business(ctx context.Context, w hsm.WrappedKey) (*business, er
 		return nil, err
 	}
 	b := &business{serial: serial.Add(1), header: header, key: key}
-	s.businesses.put(w, b)
+	s.businesses.Put(w, b)
 	return b, nil
 }
+
+var errInToken = fault.New(fault.AlgorithmNotAllowed, "the key was made by a token engine and can be unwrapped inside a token only: "+
+	"set machine.engine: token; to move its data here, decrypt on a machine with that engine and encrypt on this one")
 
 // unwrap has the chip open a wrapped key.
 func (s *session) unwrap(ctx context.Context, w hsm.WrappedKey) (hsm.WrapHeader, *secret.Bytes, error) {
@@ -135,6 +132,8 @@ func (s *session) unwrap(ctx context.Context, w hsm.WrappedKey) (hsm.WrapHeader,
 	switch {
 	case header.Region != s.root.Region:
 		return header, nil, fault.New(fault.WrongRegion, "the key is of region %q, the machine of %q", header.Region, s.root.Region)
+	case header.Suite == hsm.WrapKW:
+		return header, nil, errInToken
 	case header.Suite != hsm.WrapGCM:
 		return header, nil, fault.New(fault.RecordDamaged, "wrapped key: wrap suite %d is not one that this engine opens", header.Suite)
 	}
@@ -148,7 +147,7 @@ func (s *session) unwrap(ctx context.Context, w hsm.WrappedKey) (hsm.WrapHeader,
 // message returns the key derived from b for a use, suite and salt.
 func (s *session) message(b *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (*secret.Bytes, error) {
 	id := messageID{b.serial, u, suite, salt}
-	if k, ok := s.messages.get(id); ok {
+	if k, ok := s.messages.Get(id); ok {
 		return k, nil
 	}
 	a, err := alg.Lookup(suite)
@@ -168,7 +167,7 @@ func (s *session) message(b *business, u use, suite alg.ID, salt [envelope.SaltS
 	if err != nil {
 		return nil, err
 	}
-	s.messages.put(id, key)
+	s.messages.Put(id, key)
 	return key, nil
 }
 

@@ -17,11 +17,11 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	hsmtest.RunEngine(t, func(t *testing.T) hsm.Engine {
+	hsmtest.RunEngine(t, hsmtest.Engine{Open: func(t *testing.T) hsm.Engine {
 		e := soft.New(soft.Config{Chip: hsmtest.NewChip(t), Region: hsmtest.Region})
 		t.Cleanup(func() { _ = e.Close() })
 		return e
-	})
+	}})
 }
 
 func generate(t testing.TB, e hsm.Machine, index uint32) hsm.WrappedKey {

@@ -79,6 +79,12 @@ func (h *Header) AppendAAD(dst, canonical []byte) []byte {
 	return append(h.appendBound(dst), canonical...)
 }
 
+// AppendSaltedAAD is AppendAAD for the suites in which the salt decides no key: it
+// is authenticated as it stands, between the header's other bytes and the context.
+func (h *Header) AppendSaltedAAD(dst, canonical []byte) []byte {
+	return append(append(h.appendBound(dst), h.Salt[:]...), canonical...)
+}
+
 // AppendText appends the text form of a binary ciphertext to dst.
 func AppendText(dst, binary []byte) []byte {
 	return base64.RawURLEncoding.AppendEncode(append(dst, TextPrefix...), binary)

@@ -74,10 +74,20 @@ func TestValidSegment(t *testing.T) {
 		n       int
 		want    bool
 	}{
-		{0, true, 0, true}, {0, true, 1, true}, {0, true, whole, true}, {0, true, whole + 1, false}, {0, true, -1, false},
-		{1, true, 0, false}, {1, true, 1, true}, {1, true, -16, false},
-		{0, false, whole, true}, {0, false, whole - 1, false}, {0, false, 0, false}, {0, false, whole + 1, false},
-		{1<<32 - 1, false, whole, false}, {1<<32 - 1, true, whole, true},
+		{0, true, 0, true},
+		{0, true, 1, true},
+		{0, true, whole, true},
+		{0, true, whole + 1, false},
+		{0, true, -1, false},
+		{1, true, 0, false},
+		{1, true, 1, true},
+		{1, true, -16, false},
+		{0, false, whole, true},
+		{0, false, whole - 1, false},
+		{0, false, 0, false},
+		{0, false, whole + 1, false},
+		{1<<32 - 1, false, whole, false},
+		{1<<32 - 1, true, whole, true},
 	} {
 		if got := envelope.ValidSegment(test.counter, test.last, test.n); got != test.want {
 			t.Errorf("%+v: %v", test, got)
@@ -91,8 +101,15 @@ func TestStreamSize(t *testing.T) {
 		size, segments, plaintext int64
 		ok                        bool
 	}{
-		{0, 0, 0, false}, {head, 0, 0, false}, {head + 15, 0, 0, false}, {head + 16, 1, 0, true}, {head + 17, 1, 1, true},
-		{head + sealed, 1, 65536, true}, {head + sealed + 16, 2, 65536, false}, {head + sealed + 17, 2, 65537, true}, {head + 3*sealed, 3, 3 * 65536, true},
+		{0, 0, 0, false},
+		{head, 0, 0, false},
+		{head + 15, 0, 0, false},
+		{head + 16, 1, 0, true},
+		{head + 17, 1, 1, true},
+		{head + sealed, 1, 65536, true},
+		{head + sealed + 16, 2, 65536, false},
+		{head + sealed + 17, 2, 65537, true},
+		{head + 3*sealed, 3, 3 * 65536, true},
 	} {
 		if segments, plaintext, ok := envelope.StreamSize(test.size); ok != test.ok || ok && (segments != test.segments || plaintext != test.plaintext) {
 			t.Errorf("%d: %d, %d, %v", test.size, segments, plaintext, ok)

@@ -178,7 +178,7 @@ func (c *Census) binary(r *bufio.Reader) {
 
 // known keeps most other binary files from being counted. It has room for suites to
 // come.
-func known(suite byte) bool { return suite >= 1 && suite < 32 }
+func known(suite byte) bool { return suite >= 1 && suite < 128 }
 
 func (c *Census) text(token []byte) {
 	raw, err := envelope.DecodeText(nil, append([]byte(envelope.TextPrefix), token...))

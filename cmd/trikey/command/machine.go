@@ -1,28 +1,83 @@
 package command
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/console"
+	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
 
 func newMachineCmd(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "machine", Short: "The crypto machine: initialise, unseal, seal, status"}
-	cmd.AddCommand(newMachineInit(o), newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o))
+	cmd := &cobra.Command{Use: "machine", Short: "The crypto machine: its state, its cards, its ceremonies"}
+	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o))
+	dealing := func(cmd *cobra.Command, plan *hsm.Plan) {
+		cmd.Flags().IntVar(&plan.Shares, "shares", plan.Shares, "cards to deal (default: as many as now; 5 is recommended)")
+		cmd.Flags().IntVar(&plan.Threshold, "threshold", plan.Threshold, "cards that open the machine (default: as many as now)")
+	}
+	cmd.AddCommand(newCeremony(o, hsm.Init, "Make a root key and deal it to key cards", initHelp,
+		func(cmd *cobra.Command, plan *hsm.Plan) {
+			plan.Shares, plan.Threshold = 3, 3
+			dealing(cmd, plan)
+		}))
+	cmd.AddCommand(newCeremony(o, hsm.VerifyCards, "Test the machine's cards: a drill that changes nothing", verifyHelp, nil))
+	cmd.AddCommand(newCeremony(o, hsm.Resplit, "Deal the root key anew, to the same cards or to others", resplitHelp, dealing))
+	cmd.AddCommand(newCeremony(o, hsm.ReplaceCard, "Deal the root key anew without cards that are lost", replaceHelp,
+		func(cmd *cobra.Command, plan *hsm.Plan) {
+			cmd.Flags().StringArrayVar(&plan.Lost, "lost", nil, "serial of a card that is lost, stolen or broken; give it once for each")
+		}))
+	cmd.AddCommand(newCeremony(o, hsm.RotateRoot, "Make a new root key and move every key to it", rotateHelp,
+		func(cmd *cobra.Command, plan *hsm.Plan) {
+			dealing(cmd, plan)
+			cmd.Flags().BoolVar(&plan.Resume, "resume", false, "take up a rotation that was interrupted after its cards were dealt")
+		}))
+	cmd.AddCommand(newCeremony(o, hsm.Destroy, "Destroy the root key: nothing opens any more", destroyHelp,
+		func(cmd *cobra.Command, plan *hsm.Plan) {
+			cmd.Flags().BoolVar(&plan.Resume, "resume", false, "go on with a destruction that was interrupted")
+			cmd.Flags().String("confirm", "", "without a terminal: the key check value of the root that shall be destroyed")
+		}))
 	return cmd
 }
+
+const (
+	initHelp = `The machine must be blank and the cards initialised tokens without a share. Each
+card gets its share, is closed, opened again and compared; then every card is read
+once more and the root key is rebuilt from what was read. Only then, and when the key
+check value is confirmed, does the ceremony count; until then it can be aborted, and
+the shares are taken off the cards again.
+
+With 3 of 3 cards, one dead card loses every key for good. --shares 5 deals five
+cards of which any three open the machine: recommended.`
+	verifyHelp = `At least as many cards as open the machine are read and the root key is rebuilt
+from them in every way that makes each card take part; then it is forgotten. A sealed
+machine stays sealed.`
+	resplitHelp = `The root key stays the same, so that no key changes; the cards before no longer
+open the machine. Use it when a custodian leaves, to have five cards instead of three,
+or after replace-card. Enough of the cards before must authorise it. A copy of the
+machine's data directory from before, together with enough of the old cards, is still
+the root key: where that may have happened, rotate it.`
+	replaceHelp = `As resplit, but the cards named as lost can neither authorise it nor get a share.
+Enough of the others must be there.`
+	rotateHelp = `A new root key is dealt to the cards; then every key is wrapped under it, opened once
+more to be sure, and the key store is switched to it in one step. The service answers
+all the while. Until that step the cards before count, from then on only the new shares
+do. Use it when the root key, or enough cards with their PINs, may be in wrong hands.
+
+After an interruption the machine knows by itself whether the step was taken: unseal it
+with the cards it asks for. Where it was not, --resume goes on with the new cards.`
+	destroyHelp = `Enough cards to authorise it, and so many that those left over can never rebuild the
+root key, are erased; the chip forgets the key that seals the root. Every message that
+was sealed with any key of this machine is lost, in every backup too.`
+)
 
 // console returns the console of the machine on this host.
 func (o *options) console() (hsm.Console, error) {
@@ -57,11 +112,28 @@ func (o *options) printStatus(cmd *cobra.Command, s hsm.Status) error {
 			fmt.Fprintf(w, "cards        any %d of %d open it\nkey check    %s\ngeneration   %d\nmachine      %s\n",
 				s.Need, s.Shares, s.KCV, s.Generation, s.MachineID)
 		}
+		if s.Identity != "" {
+			fmt.Fprintf(w, "fingerprint  %s\n", s.Identity)
+		}
 		if s.Region != "" {
 			fmt.Fprintf(w, "region       %s\n", s.Region)
 		}
+		fmt.Fprintf(w, "starts       %s\n", startText(s))
 		fmt.Fprintf(w, "engine       %s\nkeys in      %s\nchip         %s\n", s.Engine, s.Memory, s.Chip)
+		if s.Ceremony != nil {
+			fmt.Fprintf(w, "ceremony     %s, at the step %s\n", s.Ceremony.Kind, s.Ceremony.Step)
+		}
+		for _, p := range s.Process {
+			fmt.Fprintf(w, "%-12s %s\n", p.Name, p.State)
+		}
 	})
+}
+
+func startText(s hsm.Status) string {
+	if s.Warm {
+		return "warm: the chip opens it without cards"
+	}
+	return "with cards"
 }
 
 func stateText(s hsm.Status) string {
@@ -96,6 +168,46 @@ func newMachineSeal(o *options) *cobra.Command {
 	}
 }
 
+func newMachineAbort(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "abort", Short: "End the ceremony under way, and take its shares off the cards again", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.console()
+			if err != nil {
+				return err
+			}
+			return c.Abort(cmd.Context())
+		},
+	}
+}
+
+func newCheckReport(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "check-report FILE", Short: "Check the signature of a ceremony's report; needs no machine", Args: cobra.ExactArgs(1),
+	}
+	fingerprint := cmd.Flags().String("fingerprint", "", "of the machine that must have signed it, as trikey machine status shows it")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		raw, err := os.ReadFile(args[0])
+		if err != nil {
+			return fault.Wrap(fault.Usage, err, "the report")
+		}
+		var r hsm.Report
+		if err := json.Unmarshal(raw, &r, json.RejectUnknownMembers(true)); err != nil {
+			return fault.Wrap(fault.RecordDamaged, err, "%s is not a report", args[0])
+		}
+		if err := custody.CheckReport(r, *fingerprint); err != nil {
+			return err
+		}
+		return o.print(cmd, map[string]string{"result": "ok", "fingerprint": r.Fingerprint}, func(w io.Writer) {
+			fmt.Fprintf(w, "The report of %s, %s, is as the machine with fingerprint %s has signed it.\n", r.Kind, r.Ended.Format("2006-01-02 15:04:05 MST"), r.Fingerprint)
+			if *fingerprint == "" {
+				fmt.Fprintln(w, "Compare the fingerprint with that of trikey machine status.")
+			}
+		})
+	}
+	return cmd
+}
+
 func newMachineUnseal(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unseal",
@@ -113,7 +225,7 @@ half an hour. A card that is refused changes nothing. The command ends with exit
 		if err != nil {
 			return err
 		}
-		return o.unseal(cmd, c, *files)
+		return localised(cmd, o.unseal(cmd, c, *files))
 	}
 	return cmd
 }
@@ -125,7 +237,7 @@ func (o *options) unseal(cmd *cobra.Command, c hsm.Console, files []string) erro
 	}
 	switch status.State {
 	case hsm.Open:
-		fmt.Fprintln(cmd.ErrOrStderr(), "The machine is open already.")
+		say(cmd, cmd.ErrOrStderr(), "The machine is open already.")
 		return o.printStatus(cmd, status)
 	case hsm.Blank:
 		return fault.New(fault.MachineBlank, "the machine is blank: initialise it first (trikey machine init)")
@@ -135,7 +247,7 @@ func (o *options) unseal(cmd *cobra.Command, c hsm.Console, files []string) erro
 		if err != nil {
 			return false, err
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "Card %q accepted.\n", card.Label)
+		say(cmd, cmd.ErrOrStderr(), "Card %q accepted: %d of %d.", card.Label, s.Have, s.Need)
 		return s.State == hsm.Open, nil
 	})
 	if status, err = c.Status(cmd.Context()); err != nil {
@@ -150,113 +262,6 @@ func (o *options) unseal(cmd *cobra.Command, c hsm.Console, files []string) erro
 	case status.State != hsm.Open:
 		return fault.New(fault.CardsMissing, "the machine is still sealed: %d of %d cards are given; give %d more",
 			status.Have, status.Need, status.Need-status.Have)
-	}
-	return nil
-}
-
-func newMachineInit(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Make a root key and deal it to key cards",
-		Long: `Make a new root key and deal it to key cards.
-
-The machine must be blank and the cards initialised tokens without a share. Each
-card gets its share, is closed, opened again and compared; then every card is read
-once more and the root key is rebuilt from what was read. Only then, and when the key
-check value is confirmed, does the ceremony count; until then it can be aborted, and
-the shares are taken off the cards again.
-
-With 3 of 3 cards, one dead card loses every key for good. --shares 5 deals five
-cards of which any three open the machine: recommended.`,
-		Args: cobra.NoArgs,
-	}
-	plan := hsm.Plan{Kind: hsm.Init}
-	cmd.Flags().IntVar(&plan.Shares, "shares", 3, "cards to deal; 5 is recommended")
-	cmd.Flags().IntVar(&plan.Threshold, "threshold", 3, "cards that open the machine")
-	files := addPINFiles(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := o.console()
-		if err != nil {
-			return err
-		}
-		if plan.Shares == plan.Threshold {
-			fmt.Fprintf(cmd.ErrOrStderr(), "Note: with %d of %d cards, losing one card loses every key. --shares 5 is recommended.\n",
-				plan.Threshold, plan.Shares)
-		}
-		record, err := initMachine(cmd, c, plan, *files)
-		if err != nil {
-			return err
-		}
-		return o.print(cmd, record, func(w io.Writer) {
-			fmt.Fprintf(w, "machine %s is initialised; any %d of %d cards open it\nkey check value %s\n",
-				record.MachineID, record.Threshold, record.Shares, record.KCV)
-			for _, card := range record.Cards {
-				fmt.Fprintf(w, "  share %d on card %q, serial %s\n", card.Index, card.Label, card.Serial)
-			}
-			fmt.Fprintln(w, "It is sealed: open it with trikey machine unseal.")
-		})
-	}
-	return cmd
-}
-
-// initMachine conducts the ceremony, and aborts it when anything fails.
-func initMachine(cmd *cobra.Command, c hsm.Console, plan hsm.Plan, files []string) (record hsm.Report, err error) {
-	if len(files) > 0 && len(files) != plan.Shares {
-		return record, fault.New(fault.Usage, "%d PIN files are given for %d cards; give --pin-file once for each card", len(files), plan.Shares)
-	}
-	progress, err := c.Begin(cmd.Context(), plan)
-	if err != nil {
-		return record, err
-	}
-	defer func() {
-		if err != nil {
-			// Also when the user pressed Ctrl-C: the cards must not keep their shares.
-			if abortErr := c.Abort(context.WithoutCancel(cmd.Context())); abortErr != nil {
-				err = errors.Join(err, abortErr)
-				return
-			}
-			err = fault.Wrap(fault.CodeOf(err), err, "the ceremony was aborted, and left nothing on the cards")
-		}
-	}()
-	for _, round := range []struct {
-		step hsm.Step
-		what string
-		do   func(context.Context, hsm.CardID, *secret.Bytes) (hsm.Progress, error)
-	}{{hsm.StepDeal, "dealt and read back", c.Deal}, {hsm.StepVerify, "verified", c.Verify}} {
-		err := eachCard(cmd, c, files, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
-			p, err := round.do(ctx, card, pin)
-			if err == nil {
-				progress = p
-				fmt.Fprintf(cmd.ErrOrStderr(), "Card %q %s.\n", card.Label, round.what)
-			}
-			return err == nil && p.Step != round.step, err
-		})
-		if err != nil {
-			return record, err
-		}
-		if progress.Step == round.step {
-			return record, fault.New(fault.CardsMissing, "not every card was given")
-		}
-	}
-	if err := confirm(cmd, progress.KCV, len(files) > 0); err != nil {
-		return record, err
-	}
-	return c.Commit(cmd.Context(), progress.KCV)
-}
-
-// confirm has a person compare the key check value and type it. With PIN files
-// nobody is there to do so.
-func confirm(cmd *cobra.Command, kcv string, unattended bool) error {
-	if unattended || !term.IsTerminal(int(os.Stdin.Fd())) {
-		return nil
-	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "Key check value: %s\nWrite it down for the record, then type its six digits: ", kcv)
-	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-	if err != nil {
-		return fault.Wrap(fault.Usage, err, "the key check value was not confirmed")
-	}
-	if typed := strings.TrimSpace(line); typed != kcv && !strings.HasSuffix(kcv, ":"+typed) {
-		return fault.New(fault.Usage, "%q was typed, not %s", typed, kcv)
 	}
 	return nil
 }

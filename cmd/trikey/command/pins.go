@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -166,10 +167,14 @@ func askCards(cmd *cobra.Command, console hsm.Console, f giveCard) error {
 			return err
 		}
 		cards = inOrder(cards)
-		next := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !asked[c.Serial] && !c.Given })
+		// A card that was pulled out and put in again is asked for again.
+		maps.DeleteFunc(asked, func(key string, _ bool) bool {
+			return !slices.ContainsFunc(cards, func(c hsm.CardInfo) bool { return c.Key() == key })
+		})
+		next := slices.IndexFunc(cards, func(c hsm.CardInfo) bool { return !asked[c.Key()] && !c.Given })
 		if next < 0 {
 			if !waiting {
-				fmt.Fprintln(w, "Insert the next card. (Ctrl-C ends; cards given so far stay given.)")
+				say(cmd, w, "Insert the next card. (Ctrl-C ends; cards given so far stay given.)")
 				waiting = true
 			}
 			if err := sleep(cmd.Context(), pollInterval); err != nil {
@@ -182,7 +187,7 @@ func askCards(cmd *cobra.Command, console hsm.Console, f giveCard) error {
 		if err != nil || enough {
 			return err
 		}
-		asked[cards[next].Serial] = !again
+		asked[cards[next].Key()] = !again
 	}
 }
 
@@ -195,10 +200,10 @@ func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f giveCard) (en
 		return false, false, err
 	}
 	if err != nil {
-		fmt.Fprintf(w, "  refused: %v\n", err)
+		say(cmd, w, "  refused: %s", explain(cmd, err))
 		return false, false, nil
 	}
-	pin, err := askSecret(w, fmt.Sprintf("Card %q, serial %s%s. PIN (empty skips this card): ", card.Label, card.Serial, triesText(card)))
+	pin, err := askSecret(w, text(cmd, "Card %q, serial %s%s. PIN (empty skips this card): ", card.Label, card.Serial, triesText(card)))
 	if err != nil {
 		return false, false, err
 	}
@@ -210,7 +215,7 @@ func askCard(cmd *cobra.Command, w io.Writer, card hsm.CardInfo, f giveCard) (en
 		if cmd.Context().Err() != nil {
 			return false, false, err
 		}
-		fmt.Fprintf(w, "  refused: %v\n", err)
+		say(cmd, w, "  refused: %s", explain(cmd, err))
 	}
 	return enough, mayAskAgain(err), nil
 }

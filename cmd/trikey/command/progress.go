@@ -16,7 +16,6 @@ type progress struct {
 	w     io.Writer // nil where there is no terminal
 	total int64     // bytes; 0 when not known
 	done  int64
-	note  string // shown after the bar
 	since time.Time
 	drawn time.Time
 }
@@ -45,7 +44,7 @@ func (p *progress) add(n int64) {
 
 // line is the bar after some time.
 func (p *progress) line(took time.Duration) string {
-	rate := fmt.Sprintf("%.1f MiB, %.1f MiB/s%s", float64(p.done)/(1<<20), float64(p.done)/(1<<20)/took.Seconds(), p.note)
+	rate := fmt.Sprintf("%.1f MiB, %.1f MiB/s", float64(p.done)/(1<<20), float64(p.done)/(1<<20)/took.Seconds())
 	if p.total <= 0 {
 		return rate
 	}

@@ -72,10 +72,14 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default: TRIKEY_CONFIG, ./trikey.yaml or /etc/trikey/trikey.yaml)")
+	root.PersistentFlags().String(langFlag, "", "language of ceremonies: en or zh (default: from LANG)")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", defaultOutput(), "table or json")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if o.output != "table" && o.output != "json" {
 			return fault.New(fault.Usage, "--output is table or json, not %q", o.output)
+		}
+		if l := cmd.Flag(langFlag).Value.String(); l != "" && l != "en" && l != "zh" {
+			return fault.New(fault.Usage, "--lang is en or zh, not %q", l)
 		}
 		return nil
 	}

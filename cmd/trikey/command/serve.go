@@ -15,12 +15,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-
 	"github.com/trikey/trikey/api"
 	"github.com/trikey/trikey/cmd/trikey/config"
 	"github.com/trikey/trikey/hsm/console"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/unixsock"
 )
 
@@ -58,23 +57,6 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 	return cmd
 }
 
-// harden keeps the process's memory out of core dumps and away from other
-// processes of its user, and takes as much locked memory for keys as it may.
-func harden() error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return err
-	}
-	var locked unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &locked); err != nil {
-		return err
-	}
-	locked.Cur = locked.Max
-	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &locked); err != nil {
-		return err
-	}
-	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-}
-
 // gcPercent lets the heap grow to five times what lives before it is collected, unless
 // GOGC says otherwise: what lives is small, and half of all processor time went into
 // collecting the garbage of batches.
@@ -84,7 +66,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	if err := harden(); err != nil {
+	if err := harden.Apply(); err != nil {
 		return err
 	}
 	n, err := newNode(cfg)

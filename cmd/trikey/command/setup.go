@@ -44,6 +44,15 @@ func (d *demoDir) path(name ...string) string {
 
 // setUp fills an empty directory and initialises the machine in it.
 func setUp(ctx context.Context, dir string, basePort int) (*demoDir, error) {
+	d, err := layOut(dir, basePort)
+	if err != nil {
+		return nil, err
+	}
+	return d, d.deal(ctx, demoCards)
+}
+
+// layOut fills an empty directory; the machine in it is blank.
+func layOut(dir string, basePort int) (*demoDir, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -59,7 +68,6 @@ func setUp(ctx context.Context, dir string, basePort int) (*demoDir, error) {
 	for _, step := range []func() error{
 		func() error { return d.choosePorts(basePort) }, d.makeCards, d.makeChip, d.makeCertificate,
 		func() error { return d.cfg.Save(d.path("trikey.yaml")) },
-		func() error { return d.deal(ctx) },
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -182,19 +190,20 @@ func writePEM(path string, mode os.FileMode, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
-// deal runs the initialising ceremony.
-func (d *demoDir) deal(ctx context.Context) (err error) {
+// deal runs the initialising ceremony with the first cards of the directory, any three
+// of which then open the machine.
+func (d *demoDir) deal(ctx context.Context, shares int) (err error) {
 	n, err := newMachine(d.cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	progress, err := n.desk.Begin(ctx, hsm.Plan{Kind: hsm.Init, Shares: demoCards, Threshold: demoCards})
+	progress, err := n.desk.Begin(ctx, hsm.Plan{Kind: hsm.Init, Shares: shares, Threshold: demoCards})
 	if err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context, hsm.CardID, *secret.Bytes) (hsm.Progress, error){n.desk.Deal, n.desk.Verify} {
-		for i, id := range d.ids {
+		for i, id := range d.ids[:shares] {
 			if progress, err = step(ctx, id, d.pins[i]); err != nil {
 				return errors.Join(err, n.desk.Abort(ctx))
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/hsm/p11"
 	"github.com/trikey/trikey/hsm/pintry"
+	"github.com/trikey/trikey/hsm/resident"
 	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
@@ -59,12 +60,13 @@ func (n *node) openEngine(cfg *config.Config) (err error) {
 	}
 	defer pin.Wipe()
 	chip := cfg.Machine.Chip
-	if n.chip, err = openChip(p11.ChipConfig{
+	opened, err := p11.OpenChip(p11.ChipConfig{
 		Module: p11.ModuleConfig{Path: chip.Module, Env: chip.Env}, Label: chip.Label, Serial: chip.Serial, PIN: pin,
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	n.engine = soft.New(soft.Config{Chip: n.chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
+	n.chip, n.engine = opened, newEngine(cfg, opened)
 	return nil
 }
 
@@ -99,13 +101,12 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	return c, nil
 }
 
-// openChip keeps a nil *p11.Chip from becoming a hsm.Chip that is not nil.
-func openChip(cfg p11.ChipConfig) (hsm.Chip, error) {
-	c, err := p11.OpenChip(cfg)
-	if err != nil {
-		return nil, err
+// newEngine returns the engine that the configuration names.
+func newEngine(cfg *config.Config, chip *p11.Chip) hsm.Engine {
+	if cfg.Machine.Engine == config.EngineToken {
+		return resident.New(resident.Config{Token: chip, Region: cfg.Region, Keys: cfg.Machine.Keys})
 	}
-	return c, nil
+	return soft.New(soft.Config{Chip: chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
 }
 
 // newNode builds the machine and the service over it.

@@ -47,11 +47,18 @@ type Ops struct {
 
 // Machine is the crypto machine in this process.
 type Machine struct {
-	Chip  Chip     `yaml:"chip"`
-	Cards []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
-	Start string   `yaml:"start"` // StartCards, the default, or StartWarm
-	Keys  int      `yaml:"keys"`  // business keys kept unwrapped in locked memory
+	Engine string   `yaml:"engine"` // EngineHost, the default, or EngineToken
+	Chip   Chip     `yaml:"chip"`
+	Cards  []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
+	Start  string   `yaml:"start"` // StartCards, the default, or StartWarm
+	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 }
+
+// The engines: where business keys are, and what computes with them.
+const (
+	EngineHost  = "host"  // this process, in locked memory
+	EngineToken = "token" // the chip; AES-256-GCM only
+)
 
 // How the machine starts.
 const (
@@ -89,7 +96,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Start: StartCards, Keys: 16384},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 	}
 }
 
@@ -123,6 +130,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	}
 	if err := c.override(flags); err != nil {
 		return nil, err
+	}
+	if e := c.Machine.Engine; e != EngineHost && e != EngineToken {
+		return nil, fault.New(fault.BadConfig, "machine.engine: %q is neither %s nor %s", e, EngineHost, EngineToken)
 	}
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)

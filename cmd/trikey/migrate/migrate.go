@@ -312,7 +312,7 @@ func (c *Config) judge(it *item) {
 // goes on when it was dealt with.
 func ends(err error) bool {
 	switch code := fault.CodeOf(err); code {
-	case fault.Unauthorized, fault.Forbidden, fault.IPNotAllowed, fault.KeyNotFound, fault.AlgorithmNotAllowed, fault.WrongRegion:
+	case fault.Unauthorized, fault.Forbidden, fault.IPNotAllowed, fault.KeyNotFound, fault.WrongRegion:
 		return true
 	default:
 		return code.Retryable()

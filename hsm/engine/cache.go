@@ -1,4 +1,4 @@
-package soft
+package engine
 
 import (
 	"hash/maphash"
@@ -10,8 +10,9 @@ import (
 // cacheShards keeps callers on different processors out of each other's way.
 const cacheShards = 16
 
-// cache keeps the values used last, and releases those it drops.
-type cache[K comparable, V any] struct {
+// Cache keeps the values used last, and releases those it drops. It may be used
+// concurrently.
+type Cache[K comparable, V any] struct {
 	seed   maphash.Seed
 	shards [cacheShards]shard[K, V]
 }
@@ -21,8 +22,9 @@ type shard[K comparable, V any] struct {
 	lru *simplelru.LRU[K, V]
 }
 
-func newCache[K comparable, V any](size int, release func(V)) *cache[K, V] {
-	c := &cache[K, V]{seed: maphash.MakeSeed()}
+// NewCache returns a cache of size values.
+func NewCache[K comparable, V any](size int, release func(V)) *Cache[K, V] {
+	c := &Cache[K, V]{seed: maphash.MakeSeed()}
 	each := max(1, (size+cacheShards-1)/cacheShards)
 	for i := range c.shards {
 		// The only error is a size below 1.
@@ -31,20 +33,21 @@ func newCache[K comparable, V any](size int, release func(V)) *cache[K, V] {
 	return c
 }
 
-func (c *cache[K, V]) shard(k K) *shard[K, V] {
+func (c *Cache[K, V]) shard(k K) *shard[K, V] {
 	return &c.shards[maphash.Comparable(c.seed, k)%cacheShards]
 }
 
-func (c *cache[K, V]) get(k K) (V, bool) {
+// Get returns the value of a key.
+func (c *Cache[K, V]) Get(k K) (V, bool) {
 	s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lru.Get(k)
 }
 
-// put adds a value. A value that another call has put there meanwhile is
+// Put adds a value. A value that another call has put there meanwhile is
 // released: whoever holds it fetches again.
-func (c *cache[K, V]) put(k K, v V) {
+func (c *Cache[K, V]) Put(k K, v V) {
 	s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,7 +55,8 @@ func (c *cache[K, V]) put(k K, v V) {
 	s.lru.Add(k, v)
 }
 
-func (c *cache[K, V]) purge() {
+// Purge drops every value.
+func (c *Cache[K, V]) Purge() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
