@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trikey/trikey/cmd/trikey/migrate"
-	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/census"
 	"github.com/trikey/trikey/sdk"
@@ -104,11 +103,7 @@ func (o *options) migrate(cmd *cobra.Command, cfg migrate.Config, path string) e
 		failed = fault.Wrap(fault.CodeOf(failed), failed, "stopped after %d lines; the same command goes on from there", report.Lines)
 	}
 	if path != "" {
-		dir, name := filepath.Split(path)
-		if dir == "" {
-			dir = "."
-		}
-		failed = errors.Join(failed, durable.Write(dir, name, report))
+		failed = errors.Join(failed, report.Save(path))
 	}
 	err = o.print(cmd, report, func(w io.Writer) {
 		fmt.Fprintf(w, "%d files, %d lines: %d re-encrypted, %d of other keys or versions, %d without a ciphertext, %d failed\n",

@@ -61,6 +61,9 @@ func openOutput(c *Config, p pair) (o *output, err error) {
 	if err := unix.Flock(int(o.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return o, fault.New(fault.Conflict, "%s is being written by another migration", p.out)
 	}
+	if err := tidy(p.out + checkpointSuffix); err != nil {
+		return o, err
+	}
 	// Read again: the one that had the lock may have gone on.
 	if _, err := o.begin(c, p); err != nil {
 		return o, err
@@ -200,14 +203,19 @@ func (o *output) listFailed(lines []byte) (err error) {
 }
 
 func (o *output) save() error {
-	dir, name := filepath.Split(o.path + checkpointSuffix)
-	if err := durable.Write(dir, name, o.state); err != nil {
-		return err
-	}
-	if !o.state.Done {
-		return nil
-	}
-	// What killed runs were about to make their checkpoints.
+	dir, name := split(o.path + checkpointSuffix)
+	return durable.Write(dir, name, o.state)
+}
+
+// Save replaces the file at path by the report.
+func (r *Report) Save(path string) error {
+	dir, name := split(path)
+	return errors.Join(tidy(path), durable.Write(dir, name, r))
+}
+
+// tidy removes what killed runs were about to replace a file by.
+func tidy(path string) error {
+	dir, name := split(path)
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), name+".new-") {
@@ -215,6 +223,13 @@ func (o *output) save() error {
 		}
 	}
 	return err
+}
+
+func split(path string) (dir, name string) {
+	if dir, name = filepath.Split(path); dir == "" {
+		dir = "."
+	}
+	return dir, name
 }
 
 func (o *output) close() {
