@@ -32,6 +32,7 @@ type streamed struct {
 	answer
 	broken error  // the answer was broken off
 	result string // the trailer
+	proto  string
 }
 
 // stream sends a body to POST /v1/stream/….
@@ -58,7 +59,7 @@ func (s *site) stream(path string, body io.Reader, context object, header ...str
 		return streamed{broken: err}
 	}
 	defer func() { _ = res.Body.Close() }()
-	a := streamed{answer: answer{status: res.StatusCode, header: res.Header}}
+	a := streamed{answer: answer{status: res.StatusCode, header: res.Header}, proto: res.Proto}
 	a.raw, a.broken = io.ReadAll(res.Body)
 	a.result = res.Trailer.Get("Trikey-Result")
 	if strings.HasSuffix(res.Header.Get("Content-Type"), "json") {
@@ -505,5 +506,29 @@ func TestStreamClient(t *testing.T) {
 		return c.EncryptStream(t.Context(), sdk.StreamRequest{Key: sdk.Index(200)}, strings.NewReader("x"))
 	}); !errors.Is(err, sdk.ErrForbidden) {
 		t.Errorf("no grant: %v", err)
+	}
+}
+
+// TestStreamHTTP2: the same over HTTP/2, where the connection outlives a stream that is
+// broken off.
+func TestStreamHTTP2(t *testing.T) {
+	t.Parallel()
+	s := openSite(t)
+	transport := s.client.Transport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2 = true
+	s.client.Transport = transport
+	plaintext := randomBytes(t, 40*segment+5)
+	sealed := s.sealStream("7", plaintext, nil)
+	for range 3 {
+		if a := s.stream("7/decrypt", bytes.NewReader(sealed), nil); a.status != 200 || a.broken != nil || !bytes.Equal(a.raw, plaintext) || a.proto != "HTTP/2.0" {
+			t.Errorf("%s: %d %v, %d bytes", a.proto, a.status, a.broken, len(a.raw))
+		}
+		if a := s.stream("7/decrypt", bytes.NewReader(flip(sealed, len(sealed)-1)), nil); a.broken == nil || !bytes.HasPrefix(plaintext, a.raw) {
+			t.Errorf("a broken end: %d, %d bytes", a.status, len(a.raw))
+		}
+		if a := s.stream("7/decrypt", bytes.NewReader(flip(sealed, len(sealed)-1)), nil, "Trikey-Result", "trailer"); a.result != "decrypt_failed" || a.broken != nil {
+			t.Errorf("a broken end: %d %v %q", a.status, a.broken, a.result)
+		}
+		s.wantError(s.stream("7/decrypt", bytes.NewReader(flip(sealed, 100)), nil).answer, 422, "decrypt_failed")
 	}
 }
