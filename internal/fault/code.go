@@ -38,6 +38,8 @@ const (
 	MachineInitialised Code = "machine_initialised"
 	MachineOpen        Code = "machine_open"
 	NoCeremony         Code = "no_ceremony"
+	NoWindow           Code = "no_submission_window"
+	FingerprintWrong   Code = "fingerprint_mismatch"
 	CardAbsent         Code = "card_absent"
 	CardEmpty          Code = "card_empty"
 	CardInUse          Code = "card_in_use"
@@ -114,6 +116,8 @@ var kinds = map[Code]kind{
 	MachineInitialised: {"The machine is initialised already", http.StatusConflict, ExitFailed, false},
 	MachineOpen:        {"The machine is open", http.StatusConflict, ExitFailed, false},
 	NoCeremony:         {"No such ceremony is under way", http.StatusConflict, ExitFailed, false},
+	NoWindow:           {"No such submission window is open", http.StatusConflict, ExitUnavailable, false},
+	FingerprintWrong:   {"The fingerprint is not the machine's", http.StatusConflict, ExitUnverified, false},
 	CardAbsent:         {"The card is not in a reader", http.StatusNotFound, ExitNotFound, false},
 	CardEmpty:          {"The card holds no Trikey share", http.StatusUnprocessableEntity, ExitUnverified, false},
 	CardInUse:          {"The card holds a share already", http.StatusConflict, ExitRefused, false},

@@ -216,14 +216,22 @@ func newMachineUnseal(o *options) *cobra.Command {
 
 Cards may be given in several runs and by several people: those given stay given for
 half an hour. A card that is refused changes nothing. The command ends with exit code
-3 while cards are still missing.`,
+3 while cards are still missing.
+
+With --remote, wait for custodians who are elsewhere and send their shares with trikey
+card submit, until the machine is open.`,
 		Args: cobra.NoArgs,
 	}
 	files := addPINFiles(cmd)
+	remote := cmd.Flags().Bool("remote", false, "wait for cards of custodians who are elsewhere")
+	cmd.MarkFlagsMutuallyExclusive("remote", "pin-file")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := o.console()
 		if err != nil {
 			return err
+		}
+		if *remote {
+			return localised(cmd, o.unsealRemote(cmd, c))
 		}
 		return localised(cmd, o.unseal(cmd, c, *files))
 	}

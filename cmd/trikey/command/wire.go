@@ -93,12 +93,33 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	}
 	c := custody.Config{
 		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
-		Warm: cfg.Machine.Start == config.StartWarm,
+		Warm: cfg.Machine.Start == config.StartWarm, Remote: cfg.Machine.Custodians.Listen != "",
 	}
 	if n.service != nil {
 		c.Service = n.service
 	}
 	return c, nil
+}
+
+// newCustodian is the reader of a custodian's own computer, with a count of PIN tries in
+// a directory that it has for itself until it is released.
+func newCustodian(m config.Module, state string) (reader hsm.Reader, release func() error, err error) {
+	module := p11.ModuleConfig{Path: m.Module, Env: m.Env}
+	if state, err = custodianDir(state); err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, nil, fault.Wrap(fault.BadConfig, err, "the directory of the count of PIN tries (--state)")
+	}
+	lock, err := lockDir(state)
+	if err != nil {
+		return nil, nil, err
+	}
+	tries, err := pintry.Open(state)
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Close())
+	}
+	return p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{module}, Tries: tries}), lock.Close, nil
 }
 
 // newEngine returns the engine that the configuration names.
