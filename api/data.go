@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/base64"
-	"encoding/hex"
 	"net/http"
 	"strconv"
 
@@ -113,30 +112,6 @@ func (s *server) inspect(r *request) error {
 		return err
 	}
 	return r.answer(found)
-}
-
-// Inspect reads the public part of a ciphertext's text form.
-func Inspect(text string) (v1.Inspection, error) {
-	if text == "" {
-		return v1.Inspection{}, required("ciphertext")
-	}
-	raw, err := decodeText(text)
-	if err != nil {
-		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
-	}
-	h, rest, err := envelope.Parse(raw)
-	if err != nil {
-		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
-	}
-	plaintext := len(rest) - envelope.TagSize
-	if suite, err := alg.Suite(alg.ID(h.Suite)); err == nil && suite.Padding > 0 {
-		plaintext = max(0, plaintext-1) // the padding is one byte or more
-	}
-	return v1.Inspection{
-		Format: envelope.Version, Algorithm: alg.ID(h.Suite).String(), Suite: int(h.Suite), Key: h.Index, Version: h.Version,
-		Salt: hex.EncodeToString(h.Salt[:]), Nonce: hex.EncodeToString(h.Nonce[:]),
-		Plaintext: plaintext, Ciphertext: len(raw),
-	}, nil
 }
 
 func (s *server) key(r *request) error {

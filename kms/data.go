@@ -14,7 +14,7 @@ import (
 
 // Call is one operation of the data plane. Ciphertexts are in binary form.
 type Call struct {
-	Kind      hsm.Kind // Encrypt, Decrypt, Reencrypt, DataKey, Mac, VerifyMac, Sign, Verify or Random
+	Kind      hsm.Kind // Encrypt, Decrypt, Reencrypt, DataKey, Mac, VerifyMac, Sign, Verify or Random; Stream makes those of its segments
 	Key       string   // index or name. Decrypt: the same, or "" for whatever the ciphertext names
 	ToKey     string   // Reencrypt: index or name; "" is the ciphertext's own key
 	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own; under the same key, the ciphertext's
@@ -28,6 +28,8 @@ type Call struct {
 	Reveal    bool   // DataKey: give Plain too
 	Index     bool   // Mac, VerifyMac: of Context and Input, as a blind index
 	JWS       *JWS   // Sign, Verify: as a JSON Web Signature
+
+	segment hsm.Segment // of a stream
 
 	// Results.
 	Plain        []byte // DataKey
@@ -96,7 +98,7 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 	if err := errors.Join(c.Context.Validate(), c.ToContext.Validate()); err != nil {
 		return hsm.Op{}, err
 	}
-	op := hsm.Op{Kind: c.Kind, Input: c.Input, Output: c.Output, Context: c.Context.AppendCanonical(nil)}
+	op := hsm.Op{Kind: c.Kind, Input: c.Input, Output: c.Output, Context: c.Context.AppendCanonical(nil), Segment: c.segment}
 	var err error
 	switch c.Kind {
 	case hsm.Encrypt:
@@ -124,6 +126,14 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		op.Size = c.Size
 	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify:
 		err = c.prepareKeyed(l, app, &op)
+	case hsm.SealSegment:
+		if len(c.segment.Header) == 0 {
+			op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key, c.Context)
+		} else { // what the stream began with, whatever the newest version is by now
+			op.Key, err = c.opening(l, app, policy.Encrypt)
+		}
+	case hsm.OpenSegment:
+		op.Key, err = c.opening(l, app, policy.Decrypt)
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}
@@ -165,7 +175,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 			return "", err
 		}
 	}
-	header, _, err := envelope.Parse(c.Input)
+	header, err := c.header()
 	if err != nil {
 		return "", fault.DecryptFailed
 	}
@@ -188,6 +198,17 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 	c.openedBy, c.openedVer = k, header.Version
 	c.KeyIndex, c.KeyVersion, c.KeyAlgorithm = header.Index, header.Version, alg.ID(header.Suite)
 	return v.Wrapped, nil
+}
+
+// header is that of the ciphertext, or what it has in common with that of the
+// segment's stream.
+func (c *Call) header() (envelope.Header, error) {
+	if c.Kind == hsm.SealSegment || c.Kind == hsm.OpenSegment {
+		h, _, err := envelope.ParseStream(c.segment.Header)
+		return envelope.Header{Suite: h.Suite, Index: h.Index, Version: h.Version}, err
+	}
+	h, _, err := envelope.Parse(c.Input)
+	return h, err
 }
 
 // granted returns the key of a reference if the app may use it. A key that the

@@ -24,12 +24,14 @@ type suites struct {
 	sealed func(key alg.ID) alg.ID // the suite of a ciphertext, by its key's
 
 	purposes []hsm.Purpose // of keys
+	streams  bool          // whether it seals them; one that does not refuses them
 }
 
 var hostSuites = suites{
 	[]alg.ID{alg.AES256GCM, alg.AES128GCM, alg.ChaCha20Poly1305, alg.SM4CBCHMAC, alg.SM4GCM},
 	func(id alg.ID) alg.ID { return id },
 	[]hsm.Purpose{hsm.PurposeSeal, hsm.PurposeDeterministic, hsm.PurposeMAC, hsm.PurposeSign},
+	true,
 }
 
 // other is a suite other than AES-256-GCM where the machine has one.
@@ -38,7 +40,7 @@ func (s suites) other() alg.ID { return s.served[len(s.served)-1] }
 func run(t *testing.T, open func(t *testing.T) hsm.Machine, has suites) {
 	for name, test := range map[string]func(*testing.T, *machine){
 		"RoundTrip": testRoundTrip, "OtherSuites": testOtherSuites, "Tamper": testTamper, "Reencrypt": testReencrypt, "EachOnItsOwn": testEachOnItsOwn,
-		"WrappedKeys": testWrappedKeys, "Records": testRecords, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
+		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
 		"Cancelled": testCancelled, "Status": testStatus,
 		"Purposes": testPurposes, "Deterministic": testDeterministic, "Mac": testMac, "Sign": testSign, "DataKey": testDataKey, "Random": testRandom,
 		"Import": testImport, "ImportRefused": testImportRefused, "Golden": testGolden,

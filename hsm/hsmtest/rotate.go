@@ -20,6 +20,8 @@ type Engine struct {
 	Suite func(key alg.ID) alg.ID
 	// Purposes are those of the keys it makes; nil is all.
 	Purposes []hsm.Purpose
+	// NoStreams is set for one that refuses streams.
+	NoStreams bool
 }
 
 // RunEngine runs the contract suite of engines: that of machines, and what changes
@@ -35,6 +37,7 @@ func RunEngine(t *testing.T, engine Engine) {
 	if engine.Purposes != nil {
 		has.purposes = engine.Purposes
 	}
+	has.streams = !engine.NoStreams
 	run(t, func(t *testing.T) hsm.Machine {
 		e := engine.Open(t)
 		mustOpen(t, e, NewRoot(t))

@@ -58,6 +58,10 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return engine.Random(op.Output, op.Size)
 	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
 		return b.keyed(op)
+	case hsm.SealSegment:
+		return b.sealSegment(op)
+	case hsm.OpenSegment:
+		return b.openSegment(op)
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
@@ -81,7 +85,7 @@ func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical,
 		header.Salt = s.salt()
 		_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
 	}
-	c, err := b.cipher(s, key, k, suite, header.Salt)
+	c, err := b.cipher(s, key, k, messages, suite, header.Salt)
 	if err != nil {
 		return dst, err
 	}
@@ -109,7 +113,7 @@ func (b *bench) decrypt(dst []byte, key hsm.WrappedKey, canonical, ciphertext []
 	if k.header.Purpose.Check(alg.ID(header.Suite)) != nil || header.Index != k.header.Index || header.Version != k.header.Version {
 		return dst, fault.DecryptFailed
 	}
-	c, err := b.cipher(s, key, k, alg.ID(header.Suite), header.Salt)
+	c, err := b.cipher(s, key, k, messages, alg.ID(header.Suite), header.Salt)
 	if err != nil {
 		return dst, err
 	}
@@ -175,8 +179,8 @@ func (b *bench) rewrap(dst []byte, w hsm.WrappedKey, generation uint32) ([]byte,
 
 // cipher returns a cipher for a message key, one that the call has built already
 // where there is one.
-func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
-	id := messageID{k.serial, suite, salt}
+func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
+	id := messageID{k.serial, u, suite, salt}
 	for i := len(b.ciphers) - 1; i >= 0; i-- {
 		if b.ciphers[i].id == id {
 			return b.ciphers[i].cipher, nil
@@ -185,7 +189,7 @@ func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite al
 	if len(b.ciphers) == maxReady {
 		b.clear()
 	}
-	c, err := b.build(s, wrapped, k, suite, salt)
+	c, err := b.build(s, wrapped, k, u, suite, salt)
 	if err == nil {
 		b.ciphers = append(b.ciphers, ready{id, c})
 	}
@@ -194,10 +198,10 @@ func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite al
 
 // build makes a cipher from its page. A key can be evicted from its cache, and
 // wiped, at any moment before it is used; then it is fetched again.
-func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
+func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
 	for range 8 {
 		var key *secret.Bytes
-		if key, err = s.message(k, suite, salt); err == nil {
+		if key, err = s.message(k, u, suite, salt); err == nil {
 			err = key.Use(func(raw []byte) (err error) { c, err = alg.NewCipher(suite, raw); return err })
 		}
 		if !errors.Is(err, secret.ErrWiped) {

@@ -117,16 +117,22 @@ func kcvOf(key []byte) []byte {
 // open opens ciphertext and tag.
 func open(suite byte, key, nonce, sealed, aad []byte) ([]byte, error) {
 	switch suite {
-	case 3:
-		aead, err := chacha20poly1305.New(key)
-		if err != nil {
-			return nil, err
-		}
-		return aead.Open(nil, nonce, sealed, aad)
 	case 5:
 		return openCBC(key, nonce, sealed, aad)
 	case 6:
 		return openSIV(key, nonce, sealed, aad)
+	}
+	aead, err := newAEAD(suite, key)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Open(nil, nonce, sealed, aad)
+}
+
+// newAEAD returns the cipher of one of the suites 1 to 4.
+func newAEAD(suite byte, key []byte) (cipher.AEAD, error) {
+	if suite == 3 {
+		return chacha20poly1305.New(key)
 	}
 	newBlock := aes.NewCipher
 	if suite == 4 {
@@ -139,11 +145,7 @@ func open(suite byte, key, nonce, sealed, aad []byte) ([]byte, error) {
 	if suite == 4 { // hide the library's own GCM: the standard library's is a second opinion
 		block = struct{ cipher.Block }{block}
 	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
-	return aead.Open(nil, nonce, sealed, aad)
+	return cipher.NewGCM(block)
 }
 
 // openCBC is suite 5: key = SM4 key 16 | HMAC key 32.

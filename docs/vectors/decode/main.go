@@ -23,7 +23,7 @@ func main() {
 	if len(os.Args) > 1 {
 		dir = os.Args[1]
 	}
-	for _, file := range []string{"ciphertext.json", "context.json", "kcv.json", "mac.json", "sign.json", "import.json"} {
+	for _, file := range []string{"ciphertext.json", "context.json", "kcv.json", "mac.json", "sign.json", "import.json", "stream.json"} {
 		raw, err := os.ReadFile(filepath.Join(dir, file))
 		if err == nil {
 			var n int
@@ -74,6 +74,15 @@ type vector struct {
 	PublicPEM string `json:"public_pem"`
 	Signature octets `json:"signature"`
 
+	NoncePrefix     octets    `json:"nonce_prefix"`
+	PlaintextBytes  int       `json:"plaintext_bytes"`
+	PlaintextSHA256 octets    `json:"plaintext_sha256"`
+	StreamKey       octets    `json:"stream_key"`
+	Segments        []segment `json:"segments"`
+	StreamBytes     int       `json:"stream_bytes"`
+	StreamSHA256    octets    `json:"stream_sha256"`
+	Stream          octets    `json:"stream"`
+
 	PrivateKey octets `json:"private_key"`
 	KEK        octets `json:"kek"`
 	Blob       octets `json:"blob"`
@@ -89,7 +98,7 @@ func (o *octets) UnmarshalText(text []byte) (err error) {
 
 var checks = map[string]func(*vector) error{
 	"ciphertext.json": (*vector).ciphertext, "context.json": (*vector).context, "kcv.json": (*vector).kcv,
-	"mac.json": (*vector).mac, "sign.json": (*vector).sign, "import.json": (*vector).imported,
+	"mac.json": (*vector).mac, "sign.json": (*vector).sign, "import.json": (*vector).imported, "stream.json": (*vector).stream,
 }
 
 // check recomputes every vector of a file, and returns how many there are.
