@@ -33,7 +33,7 @@ func (s *Store) translate(ctx context.Context, err error) error {
 		return fault.Wrap(fault.BadConfig, err, "etcd takes fewer than %d operations in one transaction; start its members with --max-txn-ops=%d or more",
 			keystore.MaxTxn, keystore.MaxTxn)
 	case is(err, rpctypes.ErrRequestTooLarge):
-		return fault.Wrap(fault.BadConfig, err, "etcd takes requests of fewer bytes than its default; start its members without --max-request-bytes")
+		return fault.Wrap(fault.BadConfig, err, "etcd takes requests of fewer bytes than its default; start its members with --max-request-bytes=1572864 or more")
 	case is(err, rpctypes.ErrAuthOldRevision):
 		return unavailable(err, "etcd's users were changed meanwhile; try again")
 	case is(err, rpctypes.ErrNoSpace):

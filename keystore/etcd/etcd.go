@@ -114,8 +114,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // holds: etcd checks its limits and this user's permissions all the same.
 func (s *Store) probe(ctx context.Context) error {
 	ops := make([]clientv3.Op, keystore.MaxTxn)
+	value := string(make([]byte, keystore.MaxTxnBytes/keystore.MaxTxn))
 	for i := range ops {
-		ops[i] = clientv3.OpPut(s.cfg.Prefix+strconv.Itoa(i), "")
+		ops[i] = clientv3.OpPut(s.cfg.Prefix+strconv.Itoa(i), value)
 	}
 	never := clientv3.Compare(clientv3.CreateRevision(s.cfg.Prefix), "<", 0)
 	if err := s.call(ctx, func(ctx context.Context) error {

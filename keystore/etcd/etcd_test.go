@@ -116,13 +116,15 @@ func TestPrefix(t *testing.T) {
 
 // An etcd that takes smaller transactions than a store needs is refused at the start.
 func TestSmallTransactions(t *testing.T) {
-	c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Current(t), Flags: []string{"--max-txn-ops", "100"}})
-	_, err := etcd.Open(t.Context(), fresh(c))
-	if !errors.Is(err, fault.BadConfig) || !strings.Contains(err.Error(), "--max-txn-ops=128") {
-		t.Errorf("%v", err)
-	}
-	if r, err := c.Client(t).Get(t.Context(), "/test/", clientv3.WithPrefix()); err != nil || len(r.Kvs) != 0 {
-		t.Errorf("the probe left %v, %v", r.Kvs, err)
+	for flag, small := range map[string]string{"--max-txn-ops": "100", "--max-request-bytes": "1000000"} {
+		c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Current(t), Flags: []string{flag, small}})
+		_, err := etcd.Open(t.Context(), fresh(c))
+		if !errors.Is(err, fault.BadConfig) || !strings.Contains(err.Error(), flag+"=1") {
+			t.Errorf("%v", err)
+		}
+		if r, err := c.Client(t).Get(t.Context(), "/test/", clientv3.WithPrefix()); err != nil || len(r.Kvs) != 0 {
+			t.Errorf("the probe left %v, %v", r.Kvs, err)
+		}
 	}
 }
 
