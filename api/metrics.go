@@ -22,6 +22,7 @@ type Metrics struct {
 	requests     *prometheus.CounterVec
 	duration     *prometheus.HistogramVec
 	items        *prometheus.CounterVec
+	streamed     *prometheus.CounterVec
 	authFailures *prometheus.CounterVec
 }
 
@@ -33,11 +34,14 @@ func NewMetrics(status func(context.Context) (hsm.Status, error)) *Metrics {
 			Name: "trikey_requests_total", Help: "Requests of the data plane, by operation, outcome (ok or the error's code) and app.",
 		}, []string{"op", "code", "app"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "trikey_request_duration_seconds", Help: "Time from a request's header to its answer.",
+			Name: "trikey_request_duration_seconds", Help: "Time from a request's header to its answer, a stream's to its end.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1},
 		}, []string{"op"}),
 		items: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "trikey_items_total", Help: "Single operations: a batch counts each of its items.",
+			Name: "trikey_items_total", Help: "Single operations: a batch counts each of its items, a stream its segments.",
+		}, []string{"op"}),
+		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trikey_stream_bytes_total", Help: "Plaintext that streams carried, in bytes.",
 		}, []string{"op"}),
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "trikey_auth_failures_total", Help: "Requests that were refused before their operation, by reason.",
@@ -49,7 +53,7 @@ func NewMetrics(status func(context.Context) (hsm.Status, error)) *Metrics {
 		})
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.items, m.authFailures,
+		m.requests, m.duration, m.items, m.streamed, m.authFailures,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("trikey_sealed", "1 while the machine is not open.", func(s hsm.Status, err error) float64 { return b2f(err != nil || s.State != hsm.Open) }),
 		gauge("trikey_unseal_progress", "Key cards given in the unsealing under way.", func(s hsm.Status, _ error) float64 { return float64(s.Have) }),
@@ -76,6 +80,9 @@ func (m *Metrics) observe(op string, err error, r *request, took time.Duration) 
 	m.requests.WithLabelValues(op, code, app).Inc()
 	m.duration.WithLabelValues(op).Observe(took.Seconds())
 	m.items.WithLabelValues(op).Add(float64(r.items))
+	if r.bytes > 0 {
+		m.streamed.WithLabelValues(op).Add(float64(r.bytes))
+	}
 }
 
 func (m *Metrics) authFailure(reason string) { m.authFailures.WithLabelValues(reason).Inc() }

@@ -2,7 +2,7 @@
 // the management socket for the command line (NewAdmin), and the ops listener
 // (NewOps). docs/api.md describes all three for their users.
 //
-// Every data route goes through server.route, which answers for the machine being
+// Every data route but the published key set goes through server.route, which answers for the machine being
 // open, the caller being known, and its address being allowed, before the route
 // sees the request.
 package api
@@ -57,8 +57,17 @@ func New(cfg Config) http.Handler {
 	r.Post("/v1/batch/encrypt", s.route("batch_encrypt", s.batchEncrypt))
 	r.Post("/v1/batch/decrypt", s.route("batch_decrypt", s.batchDecrypt))
 	r.Post("/v1/batch/reencrypt", s.route("batch_reencrypt", s.batchReencrypt))
+	r.Post("/v1/stream/{key}/encrypt", s.route("stream_encrypt", s.streamEncrypt))
+	r.Post("/v1/stream/{key}/decrypt", s.route("stream_decrypt", s.streamDecrypt))
 	r.Post("/v1/ciphertext/inspect", s.route("inspect", s.inspect))
+	r.Post("/v1/keys/{key}/datakey", s.route("datakey", s.dataKey))
+	r.Post("/v1/keys/{key}/sign", s.route("sign", s.sign))
+	r.Post("/v1/keys/{key}/verify", s.route("verify", s.verify))
+	r.Post("/v1/keys/{key}/mac", s.route("mac", s.mac))
+	r.Post("/v1/keys/{key}/mac/verify", s.route("mac_verify", s.verifyMac))
+	r.Get("/v1/random", s.route("random", s.random))
 	r.Get("/v1/keys/{key}", s.route("key", s.key))
+	r.Get("/.well-known/jwks.json", s.keySet)
 	return r
 }
 
@@ -67,7 +76,9 @@ type request struct {
 	*http.Request
 	w     http.ResponseWriter
 	app   *auth.App
-	items int // operations done, for the metrics
+	items int   // operations done, for the metrics
+	begun bool  // the answer has begun: an error can no longer be one
+	bytes int64 // of plaintext that a stream carried, for the metrics
 }
 
 // key returns the reference in the request's path.
@@ -95,13 +106,16 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 		if err == nil {
 			err = serve(req)
 		}
-		if err != nil {
+		if err != nil && !req.begun {
 			if fault.CodeOf(err) == fault.Unauthorized {
 				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
 			}
 			jsonhttp.Error(w, r, public(err))
 		}
 		s.cfg.Metrics.observe(op, err, req, time.Since(start))
+		if err != nil && req.begun {
+			req.breakOff(public(err))
+		}
 	}
 }
 

@@ -4,6 +4,19 @@ import "time"
 
 // The bodies of the admin socket, which serves the command line on the same host.
 
+// ImportKey is the answer of POST /admin/v1/imports: a public key of one use.
+type ImportKey struct {
+	ID        string    `json:"id"`
+	PublicKey string    `json:"public_key"` // PEM
+	Expires   time.Time `json:"expires"`
+}
+
+// FinishImport is the body of POST /admin/v1/imports/{id}.
+type FinishImport struct {
+	NewKey `json:",inline"`
+	Blob   []byte `json:"blob"`
+}
+
 // NewApp is the body of POST /admin/v1/apps.
 type NewApp struct {
 	Name    string   `json:"name"`
