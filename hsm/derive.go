@@ -39,7 +39,7 @@ func (r Root) derive(use string) (*secret.Bytes, error) {
 	info := binary.BigEndian.AppendUint32([]byte(use), r.Generation)
 	return secret.Fill(RootSize, func(dst []byte) error {
 		return r.Key.Use(func(root []byte) error {
-			return secret.Scrub(func() error { return alg.HKDF(sha256.New, dst, root, nil, info) })
+			return secret.Derive(func() error { return alg.HKDF(sha256.New, dst, root, nil, info) })
 		})
 	})
 }

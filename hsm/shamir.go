@@ -19,7 +19,7 @@ func Deal(root *secret.Bytes, m Manifest) ([]*Share, error) {
 	}
 	var shares []*Share
 	err := root.Use(func(key []byte) error {
-		return secret.Scrub(func() error {
+		return secret.Derive(func() error {
 			parts, err := shamir.Split(key, int(m.Shares), int(m.Threshold))
 			if err != nil {
 				return fmt.Errorf("hsm: split the root key: %w", err)
@@ -88,7 +88,7 @@ func rebuild(parts [][]byte, rest []*Share) (*secret.Bytes, error) {
 		})
 		return root, err
 	}
-	err := secret.Scrub(func() error {
+	err := secret.Derive(func() error {
 		key, err := shamir.Combine(parts)
 		if err != nil {
 			return fmt.Errorf("hsm: combine the shares: %w", err)

@@ -125,7 +125,7 @@ func (s *Share) Marshal() (*secret.Bytes, error) {
 		n := copy(b, head)
 		return s.Value.Use(func(v []byte) error {
 			n += copy(b[n:], v)
-			return secret.Scrub(func() error {
+			return secret.Derive(func() error {
 				sum := sha256.Sum256(b[:n])
 				copy(b[n:], sum[:])
 				return nil
@@ -156,7 +156,7 @@ func parseShare(b []byte) (*Share, error) {
 	if length := r.u32(); int(length) != len(b) || len(b) < sha256.Size {
 		return nil, damaged
 	}
-	if err := secret.Scrub(func() error {
+	if err := secret.Derive(func() error {
 		sum := sha256.Sum256(b[:len(b)-sha256.Size])
 		if !bytes.Equal(sum[:], b[len(b)-sha256.Size:]) {
 			return damaged
@@ -193,7 +193,7 @@ func parseShare(b []byte) (*Share, error) {
 func (s *Share) Commit() (Commitment, error) {
 	var c Commitment
 	err := s.Value.Use(func(v []byte) error {
-		return secret.Scrub(func() error {
+		return secret.Derive(func() error {
 			h := sha256.New()
 			h.Write([]byte("trikey/v1/share"))
 			h.Write(s.Manifest.SplitID[:])

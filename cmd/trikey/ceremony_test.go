@@ -403,6 +403,45 @@ func TestCardPulledInCeremony(t *testing.T) {
 	}
 }
 
+// One reader and three cards, swapped in turn by people who read Chinese: the same for
+// unsealing and for a drill.
+func TestCardsInTurn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	tokens, away := map[string]string{}, map[string]string{}
+	for _, card := range s.allCards() {
+		tokens[card] = s.token(card)
+		away[card] = s.path("cards", filepath.Base(tokens[card]))
+	}
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, card := range s.allCards() {
+		move(tokens[card], away[card])
+	}
+	s.start()
+	for _, ceremony := range []struct{ verb, done string }{{"unseal", "%d / 3"}, {"verify-cards", "%d / 3"}} {
+		x := s.atTerminal("machine", ceremony.verb, "--lang", "zh")
+		for i, card := range s.allCards() {
+			x.shows("请插入下一张卡")
+			move(away[card], tokens[card])
+			var pin string
+			_ = s.pin(card).Use(func(p []byte) error { pin = string(p); return nil })
+			x.answer("PIN", pin)
+			x.shows(fmt.Sprintf(ceremony.done, i+1))
+			move(tokens[card], away[card])
+		}
+		x.shows("cmac-aes:")
+		x.ends(0)
+	}
+	if s.state() != "open 3/3" {
+		t.Error(s.state())
+	}
+}
+
 // token returns the directory of a SoftHSM card.
 func (s *site) token(card string) string {
 	s.t.Helper()

@@ -343,7 +343,7 @@ func rebuild(shares []*hsm.Share) (*secret.Bytes, error) {
 
 func rootKCV(key *secret.Bytes) (kcv string, err error) {
 	err = key.Use(func(k []byte) error {
-		return secret.Scrub(func() (err error) { kcv, err = alg.KCV(k); return err })
+		return secret.Derive(func() (err error) { kcv, err = alg.KCV(k); return err })
 	})
 	return kcv, err
 }

@@ -82,7 +82,7 @@ func (d *Desk) signWith(ctx context.Context, id *identity, context string, messa
 // withKey makes the private key of a seed for as long as f runs.
 func withKey(seed *secret.Bytes, f func(ed25519.PrivateKey)) error {
 	return seed.Use(func(b []byte) error {
-		return secret.Scrub(func() error {
+		return secret.Derive(func() error {
 			private := ed25519.NewKeyFromSeed(b)
 			defer clear(private)
 			f(private)

@@ -74,7 +74,7 @@ func (s *session) Close() error {
 // tag returns the HMAC-SHA-256 of a header and the wrapped key behind it.
 func (s *session) tag(header, wrapped []byte) (tag []byte, err error) {
 	err = s.bind.Use(func(key []byte) error {
-		return secret.Scrub(func() error { tag = alg.MAC(key, header, wrapped); return nil })
+		return secret.Derive(func() error { tag = alg.MAC(key, header, wrapped); return nil })
 	})
 	return tag, err
 }

@@ -105,7 +105,7 @@ func check(b hsm.Binding) error {
 func (e *Engine) take(ctx context.Context, key *secret.Bytes, b hsm.Binding) (made hsm.GeneratedKey, err error) {
 	b.Region = e.cfg.Region
 	err = key.Use(func(k []byte) error {
-		return secret.Scrub(func() (err error) { made.KCV, err = alg.KCV(k); return err })
+		return secret.Derive(func() (err error) { made.KCV, err = alg.KCV(k); return err })
 	})
 	if err != nil {
 		return made, err

@@ -37,7 +37,7 @@ func (b *bench) keyed(op *hsm.Op) ([]byte, error) {
 			return header.Purpose.Refusal(header.Index, what)
 		}
 		// Hashes and signatures spill the key to the stack.
-		return secret.Scrub(func() error {
+		return secret.Derive(func() error {
 			result, err := compute(op, header, key)
 			out = append(out, result...)
 			return err

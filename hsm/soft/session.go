@@ -161,7 +161,7 @@ func (s *session) message(b *business, u use, suite alg.ID, salt [envelope.SaltS
 			if u == streams {
 				derive = suite.StreamKey
 			}
-			return secret.Scrub(func() error { return derive(dst, k, salt[:], b.header.Index, b.header.Version) })
+			return secret.Derive(func() error { return derive(dst, k, salt[:], b.header.Index, b.header.Version) })
 		})
 	})
 	if err != nil {

@@ -100,7 +100,7 @@ func registers() Protection {
 	if build, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range build.Settings {
 			if s.Key == "GOEXPERIMENT" && strings.Contains(s.Value, "runtimesecret") {
-				return Protection{"runtime/secret", "built in: stacks, registers and garbage of key steps are erased by the runtime too", true}
+				return Protection{"runtime/secret", "built in: the runtime erases what derivations leave on the heap too", true}
 			}
 		}
 	}

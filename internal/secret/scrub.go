@@ -29,6 +29,15 @@ func Scrub(f func() error) error {
 	return <-done
 }
 
+// Derive is Scrub for a step that calls no C: where the binary was built with
+// GOEXPERIMENT=runtimesecret, the runtime erases what f leaves on the heap too.
+func Derive(f func() error) error {
+	return Scrub(func() (err error) {
+		erasing(func() { err = f() })
+		return err
+	})
+}
+
 func scrubbed(f func() error) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
