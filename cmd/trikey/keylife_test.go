@@ -265,7 +265,7 @@ func TestKeyCounts(t *testing.T) {
 	if err := s.serve.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	_ = s.serve.Wait()
+	<-s.exited
 	s.serve = nil
 	s.open()
 	if v := s.keyJSON("show", "7").Versions[0]; v.Seals != 20 || v.Opens != 1 {
