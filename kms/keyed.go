@@ -7,6 +7,7 @@ import (
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/policy"
 )
 
@@ -35,6 +36,11 @@ func (c *Call) prepareKeyed(l *loaded, app *auth.App, op *hsm.Op) error {
 	v, err := k.keyed(c.Kind, version, app)
 	if err != nil {
 		return err
+	}
+	if c.Kind == hsm.Mac && k.Settings != nil { // a signature has no context
+		if err := k.Settings.Context.Check(c.Context); err != nil {
+			return err
+		}
 	}
 	c.KeyIndex, c.KeyVersion, c.KeyAlgorithm = k.Index, v.Version, k.Algorithm
 	op.Key = v.Wrapped
@@ -78,7 +84,9 @@ type PublicKey struct {
 	Public         []byte
 }
 
-// Published returns the public keys that anybody may read, in order of index and version.
+// Published returns the public keys that anybody may read, in order of index and version:
+// those of versions that sign, will sign, or have signed what is still to be verified. A
+// compromised or destroyed version vouches for nothing.
 func (s *Service) Published() ([]PublicKey, error) {
 	l, err := s.serving()
 	if err != nil {
@@ -86,11 +94,14 @@ func (s *Service) Published() ([]PublicKey, error) {
 	}
 	var all []PublicKey
 	for _, k := range l.keys.list() {
-		if !k.Published {
+		if !k.Published || k.DestroyAt != nil {
 			continue
 		}
 		for _, v := range k.Versions {
-			all = append(all, PublicKey{k.Index, v.Version, k.Algorithm, v.Public})
+			switch v.State {
+			case life.PreActive, life.Active, life.Deactivated:
+				all = append(all, PublicKey{k.Index, v.Version, k.Algorithm, v.Public})
+			}
 		}
 	}
 	return all, nil

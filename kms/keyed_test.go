@@ -14,6 +14,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/policy"
 )
 
 func (s *site) createFor(service *kms.Service, n kms.NewKey) *kms.Key {
@@ -239,5 +240,68 @@ func TestImportAndExport(t *testing.T) {
 	}
 	if err := service.ExportKey("nobody"); !errors.Is(err, fault.KeyNotFound) {
 		t.Errorf("%v", err)
+	}
+}
+
+// The life of a key is that of its codes and signatures too: only an active version makes
+// them; one that ended, but is neither refused nor destroyed, verifies what it made.
+func TestKeyedLife(t *testing.T) {
+	s := newSite(t)
+	service := s.stepped(newClock(), newSigner(t))
+	app := &auth.App{Grants: grants(t, "keys=*;ops=mac,sign,verify,datakey")}
+	trusted := &auth.App{Grants: grants(t, "keys=*;ops=verify,decrypt-compromised")}
+	s.createFor(service, kms.NewKey{Index: 1, Purpose: hsm.PurposeMAC})
+	s.createFor(service, kms.NewKey{Index: 2, Purpose: hsm.PurposeSign, Published: true})
+	for index, kinds := range map[uint32][2]hsm.Kind{1: {hsm.Mac, hsm.VerifyMac}, 2: {hsm.Sign, hsm.Verify}} {
+		key := string('0' + rune(index))
+		made := does(t, service, app, kms.Call{Kind: kinds[0], Key: key, Input: []byte("m")})[0]
+		check := func(what string, making, verifying error) {
+			t.Helper()
+			if err := does(t, service, app, kms.Call{Kind: kinds[0], Key: key})[0].Err; !errors.Is(err, making) {
+				t.Errorf("key %s, %s: making: %v, want %v", key, what, err, making)
+			}
+			verify := kms.Call{Kind: kinds[1], Key: key, Input: []byte("m"), Signature: made.Output, Version: 1}
+			if err := does(t, service, app, verify)[0].Err; !errors.Is(err, verifying) {
+				t.Errorf("key %s, %s: verifying: %v, want %v", key, what, err, verifying)
+			}
+		}
+		check("active", nil, nil)
+		order := func(_ *kms.Key, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		order(service.SuspendKey(t.Context(), "test", index))
+		check("suspended", fault.KeyDisabled, fault.KeyDisabled)
+		order(service.ResumeKey(t.Context(), "test", index))
+		order(service.DeactivateKey(t.Context(), "test", index, 0))
+		check("deactivated", fault.KeyDisabled, nil)
+		order(service.CompromiseKey(t.Context(), "test", index, 1))
+		check("compromised", fault.KeyDisabled, fault.Forbidden)
+		if err := does(t, service, trusted, kms.Call{Kind: kinds[1], Key: key, Input: []byte("m"), Signature: made.Output})[0].Err; err != nil {
+			t.Errorf("key %s, compromised, with the grant for that: %v", key, err)
+		}
+		order(service.RotateKey(t.Context(), "test", index))
+		check("rotated", nil, fault.Forbidden)
+	}
+	if set, err := service.Published(); err != nil || len(set) != 1 || set[0].Version != 2 {
+		t.Errorf("published: %+v, %v", set, err)
+	}
+	// Required context: of codes and data keys, as of what is sealed.
+	rule, err := policy.ParseContextRule("field")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.createFor(service, kms.NewKey{Index: 3, Purpose: hsm.PurposeMAC, Settings: kms.Settings{Context: rule}})
+	s.createFor(service, kms.NewKey{Index: 4, Settings: kms.Settings{Context: rule}})
+	for _, c := range []kms.Call{{Kind: hsm.Mac, Key: "3"}, {Kind: hsm.Mac, Key: "3", Index: true}, {Kind: hsm.DataKey, Key: "4", Size: 16}} {
+		if err := does(t, service, app, c)[0].Err; !errors.Is(err, fault.ContextRequired) {
+			t.Errorf("operation %d without context: %v", c.Kind, err)
+		}
+		c.Context = envelope.Context{"field": "phone"}
+		if err := does(t, service, app, c)[0].Err; err != nil {
+			t.Errorf("operation %d: %v", c.Kind, err)
+		}
 	}
 }
