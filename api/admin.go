@@ -12,20 +12,23 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/policy"
 )
 
-// localAdmin is who calls over the admin socket: the kernel has seen to it that
-// this is the service's own user, or root.
-const localAdmin kms.Actor = "local"
+// actor is who calls over the admin socket: the kernel has seen to it that this is the
+// service's own user, or root.
+func actor(r *http.Request) kms.Actor { return kms.Actor(audit.ActorOf(r.Context())) }
 
 const maxAdminBody = 64 << 10
 
-// NewAdmin returns the handler of the admin socket.
-func NewAdmin(service *kms.Service) http.Handler {
+// NewAdmin returns the handler of the admin socket. Every change is recorded in log
+// before it is made, and how it ended; a nil log records nothing.
+func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	a := admin{service}
 	r := chi.NewRouter()
+	r.Use(managed(log))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
@@ -48,7 +51,7 @@ func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
 			return v1.AdminKey{}, err
 		}
 	}
-	return adminKey(a.service.CreateKey(r.Context(), localAdmin, n))
+	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
 }
 
 func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
@@ -71,7 +74,7 @@ func (a admin) rotateKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) 
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.RotateKey(r.Context(), localAdmin, k.Index))
+	return adminKey(a.service.RotateKey(r.Context(), actor(r), k.Index))
 }
 
 func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
@@ -120,7 +123,7 @@ func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) 
 // logged notes a change that was made.
 func logged(r *http.Request, what, app string, err error) {
 	if err == nil {
-		slog.InfoContext(r.Context(), what, "by", localAdmin, "app", app)
+		slog.InfoContext(r.Context(), what, "by", actor(r), "app", app)
 	}
 }
 

@@ -74,6 +74,8 @@ type Desk struct {
 
 	destroying []string // serials of cards that a committed destruction has yet to erase
 
+	drawing sync.Mutex // guards the file of the identity key
+
 	published sync.Mutex // guards shown, so that Status never waits for a card
 	shown     shown
 }

@@ -37,6 +37,8 @@ type identity struct {
 
 // identity returns the machine's identity key, which is drawn when it is first needed.
 func (d *Desk) identity(ctx context.Context) (*identity, error) {
+	d.drawing.Lock()
+	defer d.drawing.Unlock()
 	var id identity
 	found, err := durable.Read(filepath.Join(d.cfg.Dir, identityFile), &id)
 	if err != nil || found {
@@ -92,12 +94,46 @@ func (d *Desk) sign(ctx context.Context, id *identity, r *hsm.Report) error {
 	if err != nil {
 		return err
 	}
+	r.Signature, err = d.signWith(ctx, id, message)
+	return err
+}
+
+func (d *Desk) signWith(ctx context.Context, id *identity, message []byte) (signature []byte, err error) {
 	seed, err := d.cfg.Chip.Open(ctx, id.Sealed)
 	if err != nil {
-		return fault.Wrap(fault.ChipFault, err, "the machine's identity key (%s)", identityFile)
+		return nil, fault.Wrap(fault.ChipFault, err, "the machine's identity key (%s)", identityFile)
 	}
 	defer seed.Wipe()
-	return withKey(seed, func(private ed25519.PrivateKey) { r.Signature = ed25519.Sign(private, message) })
+	err = withKey(seed, func(private ed25519.PrivateKey) { signature = ed25519.Sign(private, message) })
+	return signature, err
+}
+
+// auditPrefix begins what the identity key signs for the audit log, and none of what it
+// signs otherwise.
+const auditPrefix = "trikey/v1/audit/"
+
+// AuditKey returns the public identity key, which SignAudit signs with. It does not
+// wait for a ceremony.
+func (d *Desk) AuditKey(ctx context.Context) (ed25519.PublicKey, error) {
+	id, err := d.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return id.PublicKey, nil
+}
+
+// SignAudit signs the text of a checkpoint of the audit log (c2sp.org/signed-note) with
+// the identity key. It works while the machine is sealed or blank: the key needs the
+// chip only.
+func (d *Desk) SignAudit(ctx context.Context, text []byte) ([]byte, error) {
+	if !bytes.HasPrefix(text, []byte(auditPrefix)) {
+		return nil, fault.New(fault.BadRequest, "what the audit log has signed begins with %s", auditPrefix)
+	}
+	id, err := d.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.signWith(ctx, id, text)
 }
 
 // signed is what a report's signature is over: "trikey/v1/report" and the report as

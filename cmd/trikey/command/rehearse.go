@@ -56,7 +56,7 @@ func (x *ceremonyCmd) rehearsal(cmd *cobra.Command) (err error) {
 		x.plan.Lost, files = []string{d.ids[0].Serial}, files[1:]
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	n, err := newNode(d.cfg)
+	n, err := newNode(cmd.Context(), d.cfg)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (x *ceremonyCmd) rehearsal(cmd *cobra.Command) (err error) {
 		}
 		files = nil
 	}
-	return x.conduct(cmd, n.desk, d.cfg.Data, files)
+	return x.conduct(cmd, n.console, d.cfg.Data, files)
 }
 
 // moreCards makes empty cards beside those of the directory, and returns the PIN files
@@ -96,7 +96,7 @@ func (d *demoDir) moreCards(n int) (files []string, err error) {
 // openWithKeys opens the machine and makes keys, so that there is something to move.
 func (d *demoDir) openWithKeys(ctx context.Context, n *node) error {
 	for i := range demoCards {
-		if _, err := n.desk.Present(ctx, d.ids[i], d.pins[i]); err != nil {
+		if _, err := n.console.Present(ctx, d.ids[i], d.pins[i]); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/audit"
 )
 
 // node is everything that one process has: this file alone knows which
@@ -28,12 +30,14 @@ type node struct {
 	chip    hsm.Chip
 	engine  hsm.Engine
 	desk    *custody.Desk
+	audit   *audit.Log
+	console hsm.Console // the desk, with every step recorded
 	store   keystore.Store
 	service *kms.Service
 }
 
 // newMachine builds the crypto machine of a configuration, without a service.
-func newMachine(cfg *config.Config) (n *node, err error) {
+func newMachine(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	n = &node{}
 	defer func() {
 		if err != nil {
@@ -43,7 +47,7 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
-	return n, n.openDesk(cfg)
+	return n, n.openDesk(ctx, cfg)
 }
 
 // openEngine takes the data directory and opens the chip.
@@ -70,12 +74,45 @@ func (n *node) openEngine(cfg *config.Config) (err error) {
 	return nil
 }
 
-func (n *node) openDesk(cfg *config.Config) error {
+// openDesk opens the machine's console, and the audit log, whose checkpoints the machine
+// signs.
+func (n *node) openDesk(ctx context.Context, cfg *config.Config) error {
 	c, err := n.custody(cfg)
-	if err == nil {
-		n.desk, err = custody.New(c)
+	if err != nil {
+		return err
 	}
+	if n.desk, err = custody.New(c); err != nil {
+		return err
+	}
+	sinks, err := newSinks(cfg.Audit.Ship)
+	if err != nil {
+		return err
+	}
+	n.audit, err = audit.New(ctx, audit.Config{
+		Dir: cfg.AuditDir(), Signer: n.desk, Data: audit.Mode(cfg.Audit.Data), OnFailure: audit.Policy(cfg.Audit.OnFailure),
+		Sinks: sinks, Log: slog.Default(),
+	})
+	n.console = audit.Watch(n.desk, n.audit)
 	return err
+}
+
+// newSinks are where checkpoints are shipped to.
+func newSinks(ship []config.Ship) (sinks []audit.Sink, err error) {
+	for _, s := range ship {
+		var sink audit.Sink
+		switch {
+		case s.File != "":
+			sink = audit.FileSink{Path: s.File}
+		case s.Syslog != "":
+			sink = audit.SyslogSink{Path: s.Syslog}
+		default:
+			if sink, err = audit.NewWebhookSink(s.Webhook, s.CA); err != nil {
+				return nil, err
+			}
+		}
+		sinks = append(sinks, sink)
+	}
+	return sinks, nil
 }
 
 // custody is the configuration of the machine's console.
@@ -110,7 +147,7 @@ func newEngine(cfg *config.Config, chip *p11.Chip) hsm.Engine {
 }
 
 // newNode builds the machine and the service over it.
-func newNode(cfg *config.Config) (n *node, err error) {
+func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	n = &node{}
 	defer func() {
 		if err != nil {
@@ -126,7 +163,7 @@ func newNode(cfg *config.Config) (n *node, err error) {
 	}
 	n.store = store
 	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
-	return n, n.openDesk(cfg)
+	return n, n.openDesk(ctx, cfg)
 }
 
 // Close releases everything, in the reverse order.
@@ -135,6 +172,8 @@ func (n *node) Close() error {
 	if n.service != nil {
 		failed = errors.Join(failed, n.service.Close())
 	}
+	// Its last checkpoint needs the desk and the chip.
+	failed = errors.Join(failed, n.audit.Close())
 	if n.desk != nil {
 		failed = errors.Join(failed, n.desk.Close())
 	}
