@@ -26,8 +26,9 @@ import (
 // These tests drive the built command from outside: real processes, SoftHSM tokens,
 // files, sockets and TLS.
 
-// trikey is the path of the command under test.
-var trikey string
+// trikey is the path of the command under test; trikeyFailpoint that of the same command
+// with places at which it can be made to die.
+var trikey, trikeyFailpoint string
 
 func TestMain(m *testing.M) {
 	if pid := os.Getenv("TRIKEY_TEST_SCAN"); pid != "" {
@@ -37,10 +38,12 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	trikey = filepath.Join(dir, "trikey")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", trikey, ".").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		os.Exit(1)
+	trikey, trikeyFailpoint = filepath.Join(dir, "trikey"), filepath.Join(dir, "trikey-failpoint")
+	for _, args := range [][]string{{"-o", trikey}, {"-tags", "failpoint", "-o", trikeyFailpoint}} {
+		if out, err := exec.Command("go", append(append([]string{"build", "-buildvcs=false"}, args...), ".")...).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			os.Exit(1)
+		}
 	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
@@ -77,6 +80,7 @@ type site struct {
 	ops    string // http://host:port
 	client *http.Client
 	serve  *exec.Cmd
+	exited chan struct{} // closed when serve has ended
 	log    *bytes.Buffer
 	key    string // of the app that createApp made
 	secret string
@@ -116,13 +120,23 @@ func (s *site) path(name ...string) string { return filepath.Join(append([]strin
 // start runs the service and waits until it answers.
 func (s *site) start(env ...string) {
 	s.t.Helper()
+	s.startBinary(trikey, env...)
+}
+
+func (s *site) startBinary(binary string, env ...string) {
+	s.t.Helper()
 	s.log.Reset()
-	s.serve = exec.CommandContext(s.t.Context(), trikey, "serve", "--config", s.path("trikey.yaml"))
+	s.serve = exec.CommandContext(s.t.Context(), binary, "serve", "--config", s.path("trikey.yaml"))
 	s.serve.Env = append(os.Environ(), env...)
 	s.serve.Stderr = s.log
 	if err := s.serve.Start(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.exited = make(chan struct{})
+	go func(serve *exec.Cmd, exited chan struct{}) {
+		_ = serve.Wait()
+		close(exited)
+	}(s.serve, s.exited)
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		if r, err := http.Get(s.ops + "/livez"); err == nil {
@@ -140,7 +154,7 @@ func (s *site) start(env ...string) {
 func (s *site) kill() {
 	if s.serve != nil {
 		_ = s.serve.Process.Kill()
-		_ = s.serve.Wait()
+		<-s.exited
 		s.serve = nil
 	}
 	s.client.CloseIdleConnections()

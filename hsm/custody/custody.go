@@ -72,7 +72,7 @@ type Desk struct {
 	ceremony *ceremony   // under way
 	patience *time.Timer // forgets both
 
-	destroying []string // serials of cards that a committed destruction has yet to erase
+	destroying *destroying // a committed destruction that is not over; nil: none
 
 	drawing sync.Mutex // guards the file of the identity key
 
@@ -112,7 +112,7 @@ func New(cfg Config) (*Desk, error) {
 			"which cannot be changed", cfg.Region, record.Region)
 	}
 	d := &Desk{cfg: cfg, record: record}
-	if d.destroying, err = readDestroying(cfg.Dir); err != nil {
+	if err := d.settleDestruction(context.Background()); err != nil {
 		return nil, err
 	}
 	if err := d.settleRotation(context.Background()); err != nil {

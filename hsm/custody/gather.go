@@ -36,7 +36,7 @@ func (d *Desk) Gather(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (p 
 // gathering returns the ceremony if it takes a card. A test of cards, and a
 // destruction, take all that there are.
 func (d *Desk) gathering() (*ceremony, error) {
-	if d.ceremony != nil && !d.ceremony.deals() && len(d.ceremony.gathered) < int(d.ceremony.before.Shares) {
+	if d.ceremony != nil && !d.ceremony.deals() && d.destroying == nil && len(d.ceremony.gathered) < int(d.ceremony.before.Shares) {
 		d.wait()
 		return d.ceremony, nil
 	}
@@ -52,10 +52,13 @@ func (d *Desk) gather(ctx context.Context, c *ceremony, id hsm.CardID, pin *secr
 			id.Label, id.Serial, len(c.gathered), c.need)
 	}
 	share, err := d.readShare(ctx, id, pin, &c.before.Manifest)
+	if d.isErased(id, err) {
+		share, err = &hsm.Share{}, nil
+	}
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(c.gathered, func(h held) bool { return h.share.Index == share.Index }) {
+	if slices.ContainsFunc(c.gathered, func(h held) bool { return h.share.Index == share.Index && share.Index != 0 }) {
 		share.Value.Wipe()
 		return fault.New(fault.CardRepeated, "card %q holds share %d, which was given already by another card: it is a copy; "+
 			"insert another one", id.Label, share.Index)
@@ -78,7 +81,7 @@ func lostCard(id hsm.CardID) error {
 // ceremony deals. When the cards do not rebuild it they are forgotten. The caller
 // holds mu.
 func (d *Desk) authorise(ctx context.Context, c *ceremony) (err error) {
-	if len(d.destroying) > 0 {
+	if d.destroying != nil {
 		return nil // authorised before it was interrupted
 	}
 	root, err := rebuild(c.quorum(0))

@@ -47,7 +47,7 @@ func (d *Desk) Start(ctx context.Context) (bool, error) {
 	}
 	var kept warm
 	found, err := durable.Read(filepath.Join(d.cfg.Dir, warmFile), &kept)
-	if err != nil || !found || d.record == nil || len(d.destroying) > 0 {
+	if err != nil || !found || d.record == nil || d.destroying != nil {
 		return false, err
 	}
 	if kept.RootID != d.record.RootID {

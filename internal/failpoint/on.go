@@ -4,13 +4,14 @@ package failpoint
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 )
 
 // Hit carries out what TRIKEY_FAILPOINT says for this place: NAME=kill ends the process
-// as kill -9 does; NAME=hide:PATH moves PATH away to PATH.hidden, as a card that is
+// as kill -9 does; NAME=hide:PATH moves PATH to the directory above, as a card that is
 // pulled out.
 func Hit(name string) {
 	for _, point := range strings.Split(os.Getenv("TRIKEY_FAILPOINT"), ",") {
@@ -19,7 +20,7 @@ func Hit(name string) {
 			continue
 		}
 		if path, ok := strings.CutPrefix(action, "hide:"); ok {
-			_ = os.Rename(path, path+".hidden")
+			_ = os.Rename(path, filepath.Join(filepath.Dir(filepath.Dir(path)), filepath.Base(path)))
 			continue
 		}
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)

@@ -86,7 +86,7 @@ func (x *ceremonyCmd) conduct(cmd *cobra.Command, c hsm.Console, data string, fi
 			return err
 		}
 	}
-	if p.Kind == hsm.VerifyCards || p.Kind == hsm.Destroy {
+	if p.Kind == hsm.VerifyCards || p.Kind == hsm.Destroy && !x.plan.Resume {
 		if p, err = x.more(cmd, c, p, files); err != nil {
 			return err
 		}
@@ -161,7 +161,7 @@ func gathered(cmd *cobra.Command, w io.Writer, card hsm.CardID, p hsm.Progress) 
 		say(cmd, w, "Card %q is good: %d of %d tested.", card.Label, p.Gathered, p.Shares)
 		return
 	}
-	say(cmd, w, "Card %q accepted: %d of %d.", card.Label, p.Gathered, p.Need)
+	say(cmd, w, "Card %q accepted: %d of %d.", card.Label, p.Gathered, max(p.Need, p.Gathered))
 }
 
 // more takes the cards that a drill, or a destruction, has had no need of yet. Of PIN
