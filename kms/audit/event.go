@@ -60,16 +60,16 @@ type Event struct {
 	Kind      Kind              `json:"kind"`
 	Op        string            `json:"op"`
 	Phase     string            `json:"phase,omitempty"`
-	Of        int64             `json:"of,omitzero"`        // End: the number of its Begin
-	Actor     string            `json:"actor,omitempty"`    // an app's name, or uid:N of the local sockets
-	Address   string            `json:"address,omitempty"`  // where the caller is
-	Key       uint32            `json:"key,omitzero"`       // index
-	Version   uint32            `json:"version,omitzero"`   //
-	ToKey     uint32            `json:"to_key,omitzero"`    // of a re-encryption
-	ToVersion uint32            `json:"to_version,omitzero"`//
-	Items     int               `json:"items,omitzero"`     // operations that this event stands for
-	Outcome   string            `json:"outcome,omitempty"`  // OK, or the code of the failure
-	Details   map[string]string `json:"details,omitempty"`  // what was asked for, without secrets
+	Of        int64             `json:"of,omitzero"`         // End: the number of its Begin
+	Actor     string            `json:"actor,omitempty"`     // an app's name, or uid:N of the local sockets
+	Address   string            `json:"address,omitempty"`   // where the caller is
+	Key       uint32            `json:"key,omitzero"`        // index
+	Version   uint32            `json:"version,omitzero"`    //
+	ToKey     uint32            `json:"to_key,omitzero"`     // of a re-encryption
+	ToVersion uint32            `json:"to_version,omitzero"` //
+	Items     int               `json:"items,omitzero"`      // operations that this event stands for
+	Outcome   string            `json:"outcome,omitempty"`   // OK, or the code of the failure
+	Details   map[string]string `json:"details,omitempty"`   // what was asked for, without secrets
 }
 
 // appendLine appends the event as the log has it, without the newline.

@@ -72,13 +72,13 @@ type Log struct {
 	running  sync.WaitGroup
 	closing  sync.Once
 	reader   *os.File // of the stored hashes, for proofs
-	writer   writer // of the writing goroutine
+	writer   writer   // of the writing goroutine
 	keys     *keyring
 	shippers []*shipper
 	failures failures
-	lost     atomic.Int64 // events that were not recorded
+	lost     atomic.Int64          // events that were not recorded
 	tampered atomic.Pointer[error] // what the signing goroutine found
-	since    atomic.Int64 // Unix nanoseconds since when the writer has been at the disk; 0: it is not
+	since    atomic.Int64          // Unix nanoseconds since when the writer has been at the disk; 0: it is not
 
 	mu      sync.Mutex    // guards all below
 	head    tree          // what is on the disk
