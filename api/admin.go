@@ -33,6 +33,7 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
 	r.Post("/admin/v1/keys/{key}/rotate", jsonhttp.Handle(maxAdminBody, a.rotateKey))
+	r.Get("/admin/v1/integrity", jsonhttp.Handle(maxAdminBody, a.integrity))
 	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
 	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
@@ -52,6 +53,12 @@ func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
 		}
 	}
 	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
+}
+
+// integrity opens every record of the key store anew.
+func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
+	records, err := a.service.CheckRecords(r.Context())
+	return v1.Integrity{Records: records}, err
 }
 
 func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {

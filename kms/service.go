@@ -31,6 +31,10 @@ type Config struct {
 	Store   keystore.Store
 	Log     *slog.Logger     // slog.Default when nil
 	Now     func() time.Time // time.Now when nil
+
+	// Loaded is told, each time that every record was read, how many changes the store
+	// has seen: a number that becomes less shows that the whole store was put back.
+	Loaded func(keys, apps int, changes uint64)
 }
 
 // Service is the key-management service. Unload or Close ends the goroutine that
@@ -80,6 +84,9 @@ func (s *Service) Load(ctx context.Context) error {
 		return err
 	}
 	s.loaded, s.why = l, nil
+	if changes, err := s.keep.Changes(ctx); err == nil && s.cfg.Loaded != nil {
+		s.cfg.Loaded(l.keys.len(), l.apps.Len(), changes)
+	}
 	s.cfg.Log.Info("serving", "keys", l.keys.len(), "apps", l.apps.Len())
 	return nil
 }
@@ -89,6 +96,9 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	if err := s.checkSplit(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.keep.Verify(ctx); err != nil {
 		return nil, err
 	}
 	l := &loaded{keys: newKeyIndex(), apps: auth.New(s.keep), done: make(chan struct{})}
@@ -194,6 +204,23 @@ func (s *Service) Ready(ctx context.Context) error {
 	// The store answers, or its error says why it does not.
 	_, err = record.RootOf(ctx, s.cfg.Store)
 	return err
+}
+
+// CheckRecords opens every record of the key store anew, and returns how many there are,
+// or names the first that somebody else has touched.
+func (s *Service) CheckRecords(ctx context.Context) (records int, err error) {
+	if _, err := s.serving(); err != nil {
+		return 0, err
+	}
+	if err := s.keep.Verify(ctx); err != nil {
+		return 0, err
+	}
+	_, err = s.keep.Load(ctx, "", func(r record.Record) error {
+		clear(r.Content) // some are secrets of apps
+		records++
+		return nil
+	})
+	return records, err
 }
 
 func (s *Service) serving() (*loaded, error) {

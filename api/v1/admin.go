@@ -4,6 +4,12 @@ import "time"
 
 // The bodies of the admin socket, which serves the command line on the same host.
 
+// Integrity answers GET /admin/v1/integrity: every record of the key store opens and is
+// the newest.
+type Integrity struct {
+	Records int `json:"records"`
+}
+
 // NewKey is the body of POST /admin/v1/keys.
 type NewKey struct {
 	Index     uint32 `json:"index,omitzero"` // 0: the lowest that is free

@@ -45,11 +45,13 @@ func (c *Checkpoint) text() string {
 	return fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, c.Root)
 }
 
+var errUntrusted = altered("a checkpoint is not signed by a key that is trusted")
+
 // openCheckpoint checks the signature of a checkpoint and parses it.
 func openCheckpoint(raw []byte, known note.Verifiers) (Checkpoint, error) {
 	n, err := note.Open(raw, known)
 	if unknown := (*note.UnverifiedNoteError)(nil); errors.As(err, &unknown) {
-		return Checkpoint{}, altered("a checkpoint is not signed by a key that is trusted")
+		return Checkpoint{}, errUntrusted
 	}
 	if err != nil {
 		return Checkpoint{}, altered("a checkpoint's signature does not match: %v", err)

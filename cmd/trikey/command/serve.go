@@ -115,6 +115,20 @@ func (n *node) recordService(op string, details map[string]string) {
 	}
 }
 
+// Names in the events that tell of the key store as it was loaded.
+const (
+	opServing     = "serving"
+	detailChanges = "changes"
+)
+
+// recordServing records what was loaded. The number of changes shows, in the log, where
+// the whole key store was put back to an older state.
+func (n *node) recordServing(keys, apps int, changes uint64) {
+	n.recordService(opServing, map[string]string{
+		"keys": strconv.Itoa(keys), "apps": strconv.Itoa(apps), detailChanges: strconv.FormatUint(changes, 10),
+	})
+}
+
 // startWarm opens the machine without cards, where that is the policy. Where it is not,
 // or fails, the cards may open it.
 func (n *node) startWarm(ctx context.Context, cfg *config.Config) {

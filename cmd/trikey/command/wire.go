@@ -21,6 +21,7 @@ import (
 	"github.com/trikey/trikey/keystore/bolt"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
+	"github.com/trikey/trikey/kms/record"
 )
 
 // node is everything that one process has: this file alone knows which
@@ -162,7 +163,7 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 		return n, err
 	}
 	n.store = store
-	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default()})
+	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default(), Loaded: n.recordServing})
 	return n, n.openDesk(ctx, cfg)
 }
 
@@ -203,4 +204,24 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fault.New(fault.StoreLocked, "the data directory %s is in use by another trikey process; stop that one first", dir)
 	}
 	return f, nil
+}
+
+// inspectStore looks at the key store of a service that does not run.
+func inspectStore(ctx context.Context, cfg *config.Config) (records int, findings []error) {
+	path := filepath.Join(cfg.Data, "store.db")
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return 0, nil // nothing was ever stored
+	}
+	store, err := bolt.Open(bolt.Config{Path: path})
+	if err != nil {
+		return 0, []error{err}
+	}
+	records, findings = record.Inspect(ctx, store)
+	if len(findings) == 1 && errors.Is(findings[0], keystore.ErrNotFound) {
+		findings = nil // the machine was never open
+	}
+	if err := store.Close(); err != nil {
+		findings = append(findings, err)
+	}
+	return records, findings
 }
