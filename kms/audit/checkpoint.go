@@ -148,7 +148,7 @@ type kept struct {
 }
 
 // signing is the signing goroutine.
-func (l *Log) signing() {
+func (l *Log) signing(ctx context.Context) {
 	defer l.running.Done()
 	ticks := time.NewTicker(l.cfg.Interval)
 	defer ticks.Stop()
@@ -157,13 +157,13 @@ func (l *Log) signing() {
 		case <-l.want:
 		case <-ticks.C:
 		case <-l.signOff:
-			l.sign(context.Background())
+			l.sign(ctx)
 			for _, s := range l.shippers {
 				s.end()
 			}
 			return
 		}
-		l.sign(context.Background())
+		l.sign(ctx)
 	}
 }
 

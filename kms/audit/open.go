@@ -43,7 +43,7 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	go l.write()
 	l.running.Add(1)
-	go l.signing()
+	go l.signing(context.WithoutCancel(ctx)) // until Close, whoever opened it
 	return l, nil
 }
 
