@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -8,7 +9,6 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	v1 "github.com/trikey/trikey/api/v1"
-	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
@@ -19,7 +19,9 @@ import (
 
 // actor is who calls over the admin socket: the kernel has seen to it that this is the
 // service's own user, or root.
-func actor(r *http.Request) kms.Actor { return kms.Actor(audit.ActorOf(r.Context())) }
+func actor(r *http.Request) kms.Actor { return actorOf(r.Context()) }
+
+func actorOf(ctx context.Context) kms.Actor { return kms.Actor(audit.ActorOf(ctx)) }
 
 const maxAdminBody = 64 << 10
 
@@ -32,8 +34,15 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
+	r.Patch("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.changeKey))
 	r.Post("/admin/v1/keys/{key}/rotate", jsonhttp.Handle(maxAdminBody, a.rotateKey))
 	r.Get("/admin/v1/integrity", jsonhttp.Handle(maxAdminBody, a.integrity))
+	for verb, f := range keyOrders {
+		r.Post("/admin/v1/keys/{key}/"+verb, jsonhttp.Handle(maxAdminBody, a.order(f)))
+	}
+	r.Get("/admin/v1/keys/{key}/certificates", jsonhttp.Handle(maxAdminBody, a.certificates))
+	r.Get("/admin/v1/key-ranges", jsonhttp.Handle(maxAdminBody, a.reservations))
+	r.Post("/admin/v1/key-ranges", jsonhttp.Handle(maxAdminBody, a.reserve))
 	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
 	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
@@ -44,61 +53,10 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 
 type admin struct{ service *kms.Service }
 
-func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
-	n := kms.NewKey{Index: in.Index, Name: in.Name, Algorithm: alg.AES256GCM}
-	if in.Algorithm != "" {
-		var err error
-		if n.Algorithm, err = alg.ByName(in.Algorithm); err != nil {
-			return v1.AdminKey{}, err
-		}
-	}
-	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
-}
-
 // integrity opens every record of the key store anew.
 func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
 	records, err := a.service.CheckRecords(r.Context())
 	return v1.Integrity{Records: records}, err
-}
-
-func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
-	keys, err := a.service.ListKeys()
-	out := v1.Batch[v1.AdminKey]{Items: make([]v1.AdminKey, 0, len(keys))}
-	for _, k := range keys {
-		item, _ := adminKey(k, nil)
-		item.Versions = nil
-		out.Items = append(out.Items, item)
-	}
-	return out, err
-}
-
-func (a admin) showKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {
-	return adminKey(a.service.FindKey(chi.URLParam(r, "key")))
-}
-
-func (a admin) rotateKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {
-	k, err := a.service.FindKey(chi.URLParam(r, "key"))
-	if err != nil {
-		return v1.AdminKey{}, err
-	}
-	return adminKey(a.service.RotateKey(r.Context(), actor(r), k.Index))
-}
-
-func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
-	if err != nil {
-		return v1.AdminKey{}, err
-	}
-	newest := k.Newest()
-	out := v1.AdminKey{
-		Index: k.Index, Name: k.Name, Version: newest.Version, Algorithm: k.Algorithm.String(), State: string(newest.State),
-		KCV: newest.KCV, Wrapped: newest.Wrapped.String(), Created: k.Created,
-	}
-	for _, v := range k.Versions {
-		out.Versions = append(out.Versions, v1.AdminKeyVersion{
-			Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: v.Wrapped.String(), Created: v.Created,
-		})
-	}
-	return out, nil
 }
 
 func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {
@@ -191,7 +149,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	app, err := apps.Change(r.Context(), chi.URLParam(r, "app"), func(app *auth.App) error { return change(app, in) })
+	app, err := apps.Change(r.Context(), chi.URLParam(r, "app"), func(app *auth.App) error { return change(apps, app, in) })
 	logged(r, "app changed", chi.URLParam(r, "app"), err)
 	if err != nil {
 		return v1.AdminApp{}, err
@@ -199,7 +157,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	return adminApp(app), nil
 }
 
-func change(app *auth.App, in v1.ChangeApp) error {
+func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
 	if in.AllowIP != "" {
 		p, err := policy.ParsePrefix(in.AllowIP)
 		if err != nil {
@@ -218,18 +176,22 @@ func change(app *auth.App, in v1.ChangeApp) error {
 		}
 		app.Whitelist = list
 	}
-	for _, c := range []struct {
-		rule  string
-		merge func(policy.Grants, policy.Grants) policy.Grants
-	}{{in.Grant, policy.Grants.Add}, {in.Revoke, policy.Grants.Remove}} {
-		if c.rule == "" {
-			continue
+	if in.Grant != "" {
+		g, err := policy.ParseGrants(in.Grant)
+		if err == nil {
+			err = apps.Grantable(app.Name, g)
 		}
-		g, err := policy.ParseGrants(c.rule)
 		if err != nil {
 			return err
 		}
-		app.Grants = c.merge(app.Grants, g)
+		app.Grants = app.Grants.Add(g)
+	}
+	if in.Revoke != "" {
+		g, err := policy.ParseGrants(in.Revoke)
+		if err != nil {
+			return err
+		}
+		app.Grants = app.Grants.Remove(g)
 	}
 	if in.Disabled != nil {
 		app.Disabled = *in.Disabled

@@ -13,6 +13,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/life"
 )
 
 // do carries out one call.
@@ -140,13 +141,17 @@ func (s *server) key(r *request) error {
 	if err != nil {
 		return err
 	}
-	newest := k.Newest()
 	info := v1.KeyInfo{
-		Index: k.Index, Name: k.Name, Version: newest.Version, Algorithm: k.Algorithm.String(),
-		Purpose: hsm.PurposeSeal.String(), State: string(newest.State),
+		Index: k.Index, Name: k.Name, Version: k.Current().Version, Algorithm: k.Algorithm.String(),
+		Purpose: hsm.PurposeSeal.String(), State: string(k.State()), Versions: []uint32{},
 	}
 	for _, v := range k.Versions {
-		info.Versions = append(info.Versions, v.Version)
+		if v.State != life.Destroyed {
+			info.Versions = append(info.Versions, v.Version)
+		}
+	}
+	if k.Settings != nil {
+		info.RequireContext, info.StrictContext = k.Settings.Context.String(), k.Settings.Context.Strict
 	}
 	return r.answer(info)
 }

@@ -17,6 +17,7 @@ import (
 // says. Until Commit it can be aborted and leaves nothing.
 type Console interface {
 	CardCare
+	Windows
 
 	Status(ctx context.Context) (Status, error)
 

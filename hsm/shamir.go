@@ -54,12 +54,23 @@ func Deal(root *secret.Bytes, m Manifest) ([]*Share, error) {
 	return shares, nil
 }
 
-// Rebuild combines exactly the threshold of shares into the root key. Each share
-// must have passed Check: combining accepts anything and returns a wrong key
-// for a wrong share, so the caller then compares the key check value.
+// Rebuild combines exactly the threshold of shares into the root key. Combining
+// accepts anything and returns a wrong key for a wrong share, so each share is held
+// against the others' manifest and its commitment first, whoever else has done so; the
+// caller then compares the key check value.
 func Rebuild(shares []*Share) (*secret.Bytes, error) {
 	if len(shares) == 0 || len(shares) != int(shares[0].Manifest.Threshold) {
 		return nil, fault.New(fault.CardsMissing, "the root key is rebuilt from exactly its threshold of cards")
+	}
+	seen := map[uint8]bool{}
+	for _, s := range shares {
+		if err := s.Check(&shares[0].Manifest); err != nil {
+			return nil, err
+		}
+		if seen[s.Index] {
+			return nil, fault.New(fault.CardRepeated, "share %d is given twice", s.Index)
+		}
+		seen[s.Index] = true
 	}
 	parts := make([][]byte, 0, len(shares))
 	return rebuild(parts, shares)

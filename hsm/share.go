@@ -227,6 +227,9 @@ func (s *Share) Check(record *Manifest) error {
 	case !bytes.Equal(m.append(nil), record.append(nil)):
 		return fault.New(fault.CardMismatch, "the manifest on this card is not the machine's: the card, or the machine's record, was altered")
 	}
+	if s.Index == 0 || int(s.Index) > len(record.Commitments) {
+		return fault.New(fault.CardMismatch, "share %d is none of this dealing's", s.Index)
+	}
 	c, err := s.Commit()
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/policy"
 )
 
@@ -30,6 +31,10 @@ type Call struct {
 	FromIndex    uint32 // Reencrypt: what Input names
 	FromVersion  uint32
 	Err          error
+
+	// The keys of the call, to be counted when it is done.
+	sealedBy, openedBy   *Key
+	sealedVer, openedVer uint32
 }
 
 // Do carries out calls for an app. Each has its own result or error. The error
@@ -70,8 +75,9 @@ func (s *Service) do(ctx context.Context, l *loaded, app *auth.App, calls []Call
 	if err := s.cfg.Machine.Do(ctx, ops); err != nil {
 		return nil, err
 	}
+	now := s.cfg.Now().Unix()
 	for j := range ops {
-		calls[at[j]].finish(&ops[j])
+		calls[at[j]].finish(l, &ops[j], now)
 		if errors.Is(ops[j].Err, fault.RootGeneration) {
 			stale = append(stale, at[j])
 		}
@@ -89,7 +95,7 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 	var err error
 	switch c.Kind {
 	case hsm.Encrypt:
-		op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key)
+		op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key, c.Context)
 	case hsm.Decrypt:
 		op.Key, err = c.opening(l, app, policy.Decrypt)
 	case hsm.Reencrypt:
@@ -102,7 +108,7 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		}
 		from, suite := c.KeyIndex, c.KeyAlgorithm
 		op.ToContext = c.ToContext.AppendCanonical(nil)
-		op.To, op.Algorithm, err = c.sealing(l, app, policy.ReencryptTo, to)
+		op.To, op.Algorithm, err = c.sealing(l, app, policy.ReencryptTo, to, c.ToContext)
 		if c.Algorithm == "" && c.KeyIndex == from { // the same key: what the ciphertext had
 			op.Algorithm, c.KeyAlgorithm = suite, suite
 		}
@@ -112,11 +118,21 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 	return op, err
 }
 
-// sealing returns the newest version of the key that shall seal.
-func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string) (hsm.WrappedKey, alg.ID, error) {
+// sealing returns the newest version of the key that shall seal, if it is active and the
+// context is what the key asks for.
+func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string, bound envelope.Context) (hsm.WrappedKey, alg.ID, error) {
 	k, err := l.granted(app, grant, ref)
 	if err != nil {
 		return "", 0, err
+	}
+	v := k.Newest()
+	if v.State != life.Active {
+		return "", 0, k.cannotSeal()
+	}
+	if k.Settings != nil {
+		if err := k.Settings.Context.Check(bound); err != nil {
+			return "", 0, err
+		}
 	}
 	c.KeyAlgorithm = k.Algorithm
 	if c.Algorithm != "" {
@@ -124,8 +140,8 @@ func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string) (h
 			return "", 0, err
 		}
 	}
-	v := k.Newest()
 	c.KeyIndex, c.KeyVersion = k.Index, v.Version
+	c.sealedBy, c.sealedVer = k, v.Version
 	return v.Wrapped, c.KeyAlgorithm, nil
 }
 
@@ -147,16 +163,19 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 	if c.Key != "" && (k == nil || l.keys.find(c.Key) != k) {
 		return "", fault.DecryptFailed
 	}
-	if !app.Grants.Allows(grant, header.Index) {
+	if !app.Grants.Allows(grant, header.Index) || k != nil && !k.serves(app.Name) {
 		return "", forbidden(grant)
 	}
 	if k == nil {
 		return "", fault.DecryptFailed
 	}
 	v := k.Version(header.Version)
-	if v == nil {
-		return "", fault.DecryptFailed
+	if v == nil || k.Suspended != nil || k.DestroyAt != nil || v.State != life.Active && v.State != life.Deactivated || v.Marks != nil && !v.Marks.DestroyAt.IsZero() {
+		if err := k.cannotOpen(header.Version, app); err != nil {
+			return "", err
+		}
 	}
+	c.openedBy, c.openedVer = k, header.Version
 	c.KeyAlgorithm = alg.ID(header.Suite)
 	return v.Wrapped, nil
 }
@@ -167,7 +186,7 @@ func (l *loaded) granted(app *auth.App, grant policy.Op, ref string) (*Key, erro
 	k := l.keys.find(ref)
 	index, isIndex := parseIndex(ref)
 	switch {
-	case k != nil && app.Grants.Allows(grant, k.Index):
+	case k != nil && app.Grants.Allows(grant, k.Index) && k.serves(app.Name):
 		return k, nil
 	case k != nil:
 		return nil, forbidden(grant)
@@ -181,9 +200,25 @@ func forbidden(grant policy.Op) error {
 	return fault.New(fault.Forbidden, "the app has no grant %s for this key", grant)
 }
 
-// finish takes over what the machine did.
-func (c *Call) finish(op *hsm.Op) {
+// finish takes over what the machine did, and counts it.
+func (c *Call) finish(l *loaded, op *hsm.Op, now int64) {
 	c.Output, c.Err = op.Output, op.Err
+	if c.Err != nil {
+		return
+	}
+	if c.openedBy != nil {
+		u := l.keys.useOf(c.openedBy, c.openedVer)
+		u.opens.mine.Add(1)
+		u.seen(now)
+	}
+	if c.sealedBy != nil {
+		u := l.keys.useOf(c.sealedBy, c.sealedVer)
+		u.seals.mine.Add(1)
+		u.seen(now)
+		if s := c.sealedBy.Settings; s != nil && s.RotateAfter != 0 && u.seals.total() >= s.RotateAfter {
+			l.askRotation(c.sealedBy.Index, u)
+		}
+	}
 }
 
 // Visible returns a key if the app has any grant for it.
@@ -195,7 +230,7 @@ func (s *Service) Visible(app *auth.App, ref string) (*Key, error) {
 	k := l.keys.find(ref)
 	index, isIndex := parseIndex(ref)
 	switch {
-	case k != nil && app.Grants.Sees(k.Index):
+	case k != nil && app.Grants.Sees(k.Index) && k.serves(app.Name):
 		return k, nil
 	case k == nil && (isIndex && app.Grants.Sees(index) || !isIndex && app.Grants.SeesAll()):
 		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)

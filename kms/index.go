@@ -9,6 +9,7 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/record"
 )
 
@@ -20,14 +21,6 @@ const (
 
 func keyEntry(index uint32) string { return fmt.Sprintf("%s%010d", keyPrefix, index) }
 
-// State is the state of a key version.
-type State string
-
-// The states of a key version (NIST SP 800-57 part 1, section 7).
-const (
-	Active State = "active"
-)
-
 // Key is a business key and its versions, oldest first. Keys are shared and
 // never changed in place.
 type Key struct {
@@ -37,19 +30,41 @@ type Key struct {
 	Created   time.Time `json:"created"`
 	Versions  []Version `json:"versions"`
 
-	revision int64 // the store's, of the record that this is
+	// What few keys have is behind pointers: there may be a million keys in memory.
+	Settings  *Settings  `json:"settings,omitzero"`
+	Suspended *time.Time `json:"suspended,omitzero"`  // since when the whole key is refused
+	DestroyAt *time.Time `json:"destroy_at,omitzero"` // when all of it is to be destroyed; it is refused meanwhile
+	Hold      *Hold      `json:"hold,omitzero"`
+
+	// Forgotten says that versions up to this number are destroyed and no longer
+	// listed: their certificates tell of them.
+	Forgotten uint32 `json:"forgotten,omitzero"`
+
+	revision int64   // the store's, of the record that this is
+	use      *keyUse // shared by all that this key was and will be
 }
 
 // Version is one version of a key.
 type Version struct {
 	Version uint32         `json:"version"`
-	State   State          `json:"state"`
+	State   life.State     `json:"state"`
 	KCV     string         `json:"kcv"`
-	Wrapped hsm.WrappedKey `json:"wrapped"`
+	Wrapped hsm.WrappedKey `json:"wrapped,omitzero"` // empty once destroyed
 	Created time.Time      `json:"created"`
+	Marks   *Marks         `json:"marks,omitzero"`
 }
 
-// Newest returns the version that encrypts.
+// Marks are the times of a version's life after it was made. A version that was never
+// pre-active and still seals has none.
+type Marks struct {
+	Activated   time.Time `json:"activated,omitzero"` // where that was later than Created
+	Ended       time.Time `json:"ended,omitzero"`     // when it ceased to seal for good
+	Compromised time.Time `json:"compromised,omitzero"`
+	DestroyAt   time.Time `json:"destroy_at,omitzero"` // when it is to be destroyed; it is refused meanwhile
+	Destroyed   time.Time `json:"destroyed,omitzero"`
+}
+
+// Newest returns the newest version: the one that seals, if any does.
 func (k *Key) Newest() *Version { return &k.Versions[len(k.Versions)-1] }
 
 // Version returns the version of that number, nil when there is none.
@@ -61,16 +76,30 @@ func (k *Key) Version(number uint32) *Version {
 	return &k.Versions[at]
 }
 
+// gone reports whether a version was destroyed.
+func (k *Key) gone(number uint32) bool {
+	v := k.Version(number)
+	return v != nil && v.State == life.Destroyed || number > 0 && number <= k.Forgotten
+}
+
 // keyIndex is every key, by index and by name. It takes records in any order and
 // keeps the newest: a change made here arrives again by the watch.
 type keyIndex struct {
 	mu      sync.RWMutex // guards all below
 	byIndex map[uint32]*Key
 	byName  map[string]*Key
+	tended  map[uint32]*Key // those that the steward looks after
+	owned   map[uint32]*Key // those that an app owns
+
+	using sync.Mutex         // guards used
+	used  map[uint32]*keyUse // of the keys that were used in this process
 }
 
 func newKeyIndex() *keyIndex {
-	return &keyIndex{byIndex: map[uint32]*Key{}, byName: map[string]*Key{}}
+	return &keyIndex{
+		byIndex: map[uint32]*Key{}, byName: map[string]*Key{}, tended: map[uint32]*Key{}, owned: map[uint32]*Key{},
+		used: map[uint32]*keyUse{},
+	}
 }
 
 // apply takes a record in.
@@ -89,11 +118,23 @@ func (x *keyIndex) apply(r record.Record) error {
 func (x *keyIndex) put(k *Key) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if old := x.byIndex[k.Index]; old != nil && old.revision >= k.revision {
+	if old := x.byIndex[k.Index]; old == nil {
+		k.use = &keyUse{}
+	} else if k.use = old.use; old.revision >= k.revision {
 		return
 	}
 	x.byIndex[k.Index] = k
 	x.byName[k.Name] = k
+	file(x.tended, k, k.isTended())
+	file(x.owned, k, k.owner() != "")
+}
+
+func file(into map[uint32]*Key, k *Key, belongs bool) {
+	if belongs {
+		into[k.Index] = k
+	} else {
+		delete(into, k.Index)
+	}
 }
 
 // remove takes a record out that was deleted by the given revision.
@@ -104,6 +145,8 @@ func (x *keyIndex) remove(name string, revision int64) {
 		if keyEntry(index) == name && k.revision < revision {
 			delete(x.byIndex, index)
 			delete(x.byName, k.Name)
+			delete(x.tended, index)
+			delete(x.owned, index)
 			return
 		}
 	}

@@ -3,14 +3,17 @@ package kms
 import (
 	"context"
 	"errors"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/record"
 )
 
@@ -22,6 +25,8 @@ type NewKey struct {
 	Index     uint32 // 0: the lowest that is free
 	Name      string // "": key-INDEX
 	Algorithm alg.ID
+	Settings  Settings
+	PreActive bool // it shall not seal before ActivateKey
 }
 
 var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,63}$`)
@@ -33,8 +38,17 @@ func (k *Key) check(entry string) error {
 		return fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", entry)
 	}
 	for i, v := range k.Versions {
+		if i > 0 && k.Versions[i-1].Version >= v.Version || v.Version <= k.Forgotten {
+			return fault.New(fault.RecordDamaged, "record %s: version %d is out of order", entry, v.Version)
+		}
+		if v.State == life.Destroyed {
+			if v.Wrapped == "" {
+				continue
+			}
+			return fault.New(fault.RecordDamaged, "record %s: version %d is destroyed and still has its key", entry, v.Version)
+		}
 		h, err := v.Wrapped.Header()
-		if err != nil || h.Index != k.Index || h.Version != v.Version || i > 0 && k.Versions[i-1].Version >= v.Version {
+		if err != nil || h.Index != k.Index || h.Version != v.Version {
 			return fault.New(fault.RecordDamaged, "record %s: the wrapped key of version %d is another's", entry, v.Version)
 		}
 	}
@@ -64,7 +78,10 @@ func (s *Service) CreateKey(ctx context.Context, who Actor, n NewKey) (*Key, err
 
 func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, error) {
 	if n.Index == 0 {
-		n.Index = l.keys.free()
+		n.Index = l.keys.free(func(from uint32) uint32 { return l.ranges.next(from, n.Settings.Owner) })
+	}
+	if n.Index == 0 {
+		return nil, fault.New(fault.TooLarge, "index: every key index is taken, or reserved for another app")
 	}
 	if n.Name == "" {
 		n.Name = "key-" + indexRef(n.Index)
@@ -78,10 +95,19 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, err
 	case l.keys.named(n.Name) != nil:
 		return nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
 	}
-	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, Created: s.cfg.Now().UTC()}
+	if err := l.checkSettings(n.Index, n.Settings); err != nil {
+		return nil, err
+	}
+	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, Created: s.now()}
+	if !reflect.ValueOf(n.Settings).IsZero() {
+		k.Settings = &n.Settings
+	}
 	v, err := s.newVersion(ctx, k, 1)
 	if err != nil {
 		return nil, err
+	}
+	if n.PreActive {
+		v.State = life.PreActive
 	}
 	generation := v.Wrapped.Generation()
 	k.Versions = []Version{v}
@@ -117,31 +143,48 @@ func (s *Service) newVersion(ctx context.Context, k *Key, number uint32) (Versio
 	if made.Wrapped.Generation() != generation {
 		return Version{}, record.ErrRotated
 	}
-	return Version{Version: number, State: Active, KCV: made.KCV, Wrapped: made.Wrapped, Created: s.cfg.Now().UTC()}, nil
+	return Version{Version: number, State: life.Active, KCV: made.KCV, Wrapped: made.Wrapped, Created: s.now()}, nil
 }
 
-// RotateKey gives a key a new version, which encrypts from then on. Older
-// versions keep opening what they sealed.
+// RotateKey gives a key a new version, which seals from then on. The one before is
+// deactivated: it keeps opening what it sealed.
 func (s *Service) RotateKey(ctx context.Context, who Actor, index uint32) (*Key, error) {
-	l, err := s.serving()
-	if err != nil {
-		return nil, err
-	}
-	k, revision, err := record.Update(ctx, s.keep, keyEntry(index), func(k *Key) error {
+	return s.rotate(ctx, who, index, func(*Key) bool { return true })
+}
+
+// errNotDue: a rotation was not needed any more.
+var errNotDue = errors.New("kms: the rotation is not due")
+
+// rotate rotates a key if it is still due when its record is changed.
+func (s *Service) rotate(ctx context.Context, who Actor, index uint32, due func(*Key) bool) (*Key, error) {
+	return s.change(ctx, who, index, "key rotated", func(_ *loaded, k *Key) error {
+		switch before := k.Newest(); {
+		case !due(k):
+			return errNotDue
+		case k.Current().State == life.Destroyed:
+			return fault.New(fault.KeyDestroyed, "key %d is destroyed; make another one", k.Index)
+		case k.Suspended != nil:
+			return fault.New(fault.KeyDisabled, "key %d is suspended; resume it first (trikey key resume %d)", k.Index, k.Index)
+		case k.DestroyAt != nil:
+			return fault.New(fault.KeyDisabled, "key %d is to be destroyed on %s; cancel that first (trikey key cancel-destroy %d)",
+				k.Index, k.DestroyAt.Format(time.RFC3339), k.Index)
+		case before.State == life.PreActive:
+			return fault.New(fault.Conflict, "version %d of key %d is not active yet; activate it (trikey key activate %d)", before.Version, k.Index, k.Index)
+		}
 		v, err := s.newVersion(ctx, k, k.Newest().Version+1)
+		if err != nil {
+			return err
+		}
+		for i := range k.Versions {
+			if old := &k.Versions[i]; old.State.May(life.Deactivated) {
+				if err := old.become(life.Deactivated, v.Created); err != nil {
+					return err
+				}
+			}
+		}
 		k.Versions = append(slices.Clip(k.Versions), v)
-		return err
+		return nil
 	})
-	if errors.Is(err, keystore.ErrNotFound) {
-		return nil, noKey(indexRef(index))
-	}
-	if err != nil {
-		return nil, err
-	}
-	k.revision = revision
-	l.keys.put(&k)
-	s.cfg.Log.Info("key rotated", "by", who, "index", k.Index, "version", k.Newest().Version, "kcv", k.Newest().KCV)
-	return &k, nil
 }
 
 // FindKey returns the key of that index or name.
@@ -185,13 +228,14 @@ func parseIndex(ref string) (uint32, bool) {
 
 func indexRef(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
 
-// free returns the lowest index that no key has.
-func (x *keyIndex) free() uint32 {
+// free returns the lowest index that no key has, of those that next lets through; 0 when
+// there is none.
+func (x *keyIndex) free(next func(from uint32) uint32) uint32 {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	index := uint32(1)
-	for x.byIndex[index] != nil {
-		index++
+	index := next(1)
+	for index != 0 && x.byIndex[index] != nil {
+		index = next(index + 1)
 	}
 	return index
 }

@@ -120,6 +120,9 @@ func (s *Service) rewrap(ctx context.Context, records []record.Record, next hsm.
 			}
 			keys[i] = k
 			for _, v := range k.Versions {
+				if v.Wrapped == "" { // destroyed
+					continue
+				}
 				ops = append(ops, hsm.Op{Kind: hsm.Rewrap, Key: v.Wrapped, Generation: next.Generation})
 			}
 		}
@@ -134,6 +137,9 @@ func (s *Service) rewrap(ctx context.Context, records []record.Record, next hsm.
 			continue
 		}
 		for v := range k.Versions {
+			if k.Versions[v].Wrapped == "" {
+				continue
+			}
 			if ops[at].Err != nil {
 				return ops[at].Err
 			}

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/record"
 )
 
@@ -35,15 +37,27 @@ type Config struct {
 	// Loaded is told, each time that every record was read, how many changes the store
 	// has seen: a number that becomes less shows that the whole store was put back.
 	Loaded func(keys, apps int, changes uint64)
+
+	// Record runs f, which rotates or destroys of a key what is due, and has it recorded
+	// before and after; when it cannot be recorded f is not run. nil just runs f.
+	Record func(ctx context.Context, op string, index uint32, f func() error) error
+
+	// Signer signs certificates of destruction. Without one nothing is destroyed.
+	Signer Signer
+
+	// TendEvery is how often the service looks what is due of keys, and writes the
+	// counts of operations; one minute when zero.
+	TendEvery time.Duration
 }
 
 // Service is the key-management service. Unload or Close ends the goroutine that
 // Load starts.
 type Service struct {
-	cfg  Config
-	keep *record.Keeper
+	cfg   Config
+	keep  *record.Keeper
+	lease *lease.Lease // of the steward
 
-	followers sync.WaitGroup // goroutines that follow the store
+	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
 	mu     sync.RWMutex // guards all below
 	loaded *loaded      // nil until Load
@@ -52,10 +66,14 @@ type Service struct {
 
 // loaded is what exists only while the machine is open.
 type loaded struct {
-	keys *keyIndex
-	apps *auth.Apps
-	stop context.CancelFunc // ends the watch
-	done chan struct{}      // closed when the watch has ended
+	keys   *keyIndex
+	apps   *auth.Apps
+	ranges ranges
+	stop   context.CancelFunc // ends the watch and the steward
+	done   chan struct{}      // closed when the watch has ended
+	left   chan struct{}      // closed when the steward has
+
+	exhausted chan exhausted // versions to be rotated because of their count
 }
 
 // New returns a service that has not loaded anything.
@@ -66,7 +84,16 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed}
+	if cfg.Record == nil {
+		cfg.Record = func(_ context.Context, _ string, _ uint32, f func() error) error { return f() }
+	}
+	if cfg.TendEvery == 0 {
+		cfg.TendEvery = time.Minute
+	}
+	return &Service{
+		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
+		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
+	}
 }
 
 var errSealed = fault.New(fault.Sealed, "the machine is sealed: its key cards must be given first (trikey machine unseal)")
@@ -101,21 +128,29 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.keep.Verify(ctx); err != nil {
 		return nil, err
 	}
-	l := &loaded{keys: newKeyIndex(), apps: auth.New(s.keep), done: make(chan struct{})}
-	from, err := s.keep.Load(ctx, keyPrefix, l.keys.apply)
-	if err != nil {
-		return nil, err
-	}
-	fromApps, err := s.keep.Load(ctx, auth.Prefix, l.apps.Apply)
-	if err != nil {
-		return nil, err
+	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.apps = auth.New(s.keep, l.keys.grantable)
+	from := int64(math.MaxInt64)
+	for _, part := range []struct {
+		prefix string
+		apply  func(record.Record) error
+	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
+		if err != nil {
+			return nil, err
+		}
+		from = min(from, revision)
 	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	s.followers.Go(func() {
-		err := s.keep.Watch(follow, min(from, fromApps), l.apply)
+		err := s.keep.Watch(follow, from, l.apply)
 		close(l.done)
 		s.lost(follow, l, err)
+	})
+	s.followers.Go(func() {
+		defer close(l.left)
+		s.keepHouse(follow, l)
 	})
 	return l, nil
 }
@@ -145,6 +180,7 @@ func (s *Service) lost(ctx context.Context, l *loaded, err error) {
 	s.mu.Unlock()
 	switch {
 	case current:
+		l.stop()
 		l.apps.Wipe()
 	case again != nil: // unloaded meanwhile
 		again.stop()
@@ -159,6 +195,10 @@ func (l *loaded) apply(e record.Event) error {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
 		apply, remove = l.apps.Apply, l.apps.Remove
+	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
+		apply = l.keys.applyUse
+	case e.Name == rangesRecord && !e.Deleted:
+		apply = l.ranges.apply
 	default:
 		return nil
 	}
@@ -178,6 +218,7 @@ func (s *Service) Unload() {
 	if l != nil {
 		l.stop()
 		<-l.done
+		<-l.left
 		l.apps.Wipe()
 	}
 }

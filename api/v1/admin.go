@@ -10,35 +10,6 @@ type Integrity struct {
 	Records int `json:"records"`
 }
 
-// NewKey is the body of POST /admin/v1/keys.
-type NewKey struct {
-	Index     uint32 `json:"index,omitzero"` // 0: the lowest that is free
-	Name      string `json:"name,omitempty"`
-	Algorithm string `json:"algorithm,omitempty"`
-}
-
-// AdminKey is a key as administrators see it: wrapped, never in the clear.
-type AdminKey struct {
-	Index     uint32            `json:"index"`
-	Name      string            `json:"name"`
-	Version   uint32            `json:"version"` // the one that encrypts
-	Algorithm string            `json:"algorithm"`
-	State     string            `json:"state"`
-	KCV       string            `json:"kcv"`
-	Wrapped   string            `json:"wrapped"`
-	Created   time.Time         `json:"created"`
-	Versions  []AdminKeyVersion `json:"versions,omitempty"`
-}
-
-// AdminKeyVersion is one version of a key.
-type AdminKeyVersion struct {
-	Version uint32    `json:"version"`
-	State   string    `json:"state"`
-	KCV     string    `json:"kcv"`
-	Wrapped string    `json:"wrapped"`
-	Created time.Time `json:"created"`
-}
-
 // NewApp is the body of POST /admin/v1/apps.
 type NewApp struct {
 	Name    string   `json:"name"`

@@ -198,9 +198,12 @@ type Inspection struct {
 type KeyInfo struct {
 	Index     uint32   `json:"index"`
 	Name      string   `json:"name"`
-	Version   uint32   `json:"version"` // the one that encrypts
-	Versions  []uint32 `json:"versions"`
+	Version   uint32   `json:"version"`  // the one that encrypts
+	Versions  []uint32 `json:"versions"` // those that are not destroyed
 	Algorithm string   `json:"algorithm"`
 	Purpose   string   `json:"purpose"`
 	State     string   `json:"state"`
+
+	RequireContext string `json:"require_context,omitempty"` // app,chat_type:enum(dm|group)
+	StrictContext  bool   `json:"strict_context,omitzero"`   // and no other fields
 }

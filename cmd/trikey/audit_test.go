@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ func (s *site) auditLog() string {
 // stop ends the service as an operator does.
 func (s *site) stop() {
 	s.t.Helper()
-	if err := s.serve.Process.Signal(os.Interrupt); err != nil {
+	if err := s.serve.Process.Signal(syscall.SIGTERM); err != nil {
 		s.t.Fatal(err)
 	}
 	<-s.exited

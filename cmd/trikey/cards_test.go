@@ -21,23 +21,34 @@ import (
 // module returns the site's card reader.
 func (s *site) module() p11.ModuleConfig {
 	s.t.Helper()
+	_, cards := s.modules()
+	return cards[0]
+}
+
+// modules returns the libraries of the site's chip and card readers.
+func (s *site) modules() (chip p11.ModuleConfig, cards []p11.ModuleConfig) {
+	s.t.Helper()
 	raw, err := os.ReadFile(s.path("trikey.yaml"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	type module struct {
+		Module string
+		Env    map[string]string
+	}
 	var cfg struct {
 		Machine struct {
-			Cards []struct {
-				Module string
-				Env    map[string]string
-			}
+			Chip  module
+			Cards []module
 		}
 	}
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		s.t.Fatal(err)
 	}
-	c := cfg.Machine.Cards[0]
-	return p11.ModuleConfig{Path: c.Module, Env: c.Env}
+	for _, c := range cfg.Machine.Cards {
+		cards = append(cards, p11.ModuleConfig{Path: c.Module, Env: c.Env})
+	}
+	return p11.ModuleConfig{Path: cfg.Machine.Chip.Module, Env: cfg.Machine.Chip.Env}, cards
 }
 
 // withCard runs f on the card of a PIN file, which stays a card of the site.
@@ -111,18 +122,25 @@ func (s *site) store(pinFile string, value []byte) {
 // newCard puts one more card into the site's reader.
 func (s *site) newCard(name string) {
 	s.t.Helper()
+	s.newToken(s.module(), name, name)
+}
+
+// newToken makes a token and its PIN file, and returns its serial.
+func (s *site) newToken(module p11.ModuleConfig, label, pinFile string) string {
+	s.t.Helper()
 	pin, err := softhsm.NewPIN(6)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	id, err := softhsm.NewToken(s.module(), name, pin)
+	id, err := softhsm.NewToken(module, label, pin)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	err = pin.Use(func(p []byte) error { return os.WriteFile(s.path("pins", name), p, 0o600) })
-	if err := errors.Join(err, os.WriteFile(s.path("pins", name+".card"), []byte(id.Serial), 0o600)); err != nil {
+	err = pin.Use(func(p []byte) error { return os.WriteFile(s.path("pins", pinFile), p, 0o600) })
+	if err := errors.Join(err, os.WriteFile(s.path("pins", pinFile+".card"), []byte(id.Serial), 0o600)); err != nil {
 		s.t.Fatal(err)
 	}
+	return id.Serial
 }
 
 // TestCardFaults gives every kind of wrong card between the first good one and the rest.

@@ -151,6 +151,7 @@ func (d *Desk) Begin(ctx context.Context, plan hsm.Plan) (hsm.Progress, error) {
 		c.wipe()
 		return hsm.Progress{}, err
 	}
+	d.closeWindow("a ceremony began")
 	d.ceremony = c
 	d.wait()
 	d.show()

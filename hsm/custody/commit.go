@@ -10,6 +10,7 @@ import (
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
 )
 
 // Commit does what the ceremony is for. A commit that fails leaves the ceremony where
@@ -47,7 +48,7 @@ func (d *Desk) Commit(ctx context.Context, kcv string) (hsm.Report, error) {
 		d.forget()
 		return report, nil
 	default:
-		err = d.switchTo(ctx, c)
+		err = secret.Scrub(func() error { return d.switchTo(ctx, c) })
 	}
 	if err != nil {
 		return hsm.Report{}, err

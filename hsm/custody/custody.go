@@ -14,6 +14,8 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -38,10 +40,17 @@ type Config struct {
 	// start without cards (Desk.Start).
 	Warm bool
 
+	// Remote says that submissions can arrive: there is a listener for them.
+	Remote bool
+
 	// Patience is how long cards or a ceremony may wait for the next step before
 	// they are forgotten; 30 minutes when zero.
 	Patience time.Duration
-	Now      func() time.Time // time.Now when nil
+	// Watch is how long a submission window stays open that nobody watches; 30 seconds
+	// when zero.
+	Watch time.Duration
+	Now   func() time.Time // time.Now when nil
+	Log   *slog.Logger     // slog.Default() when nil
 }
 
 // Service is what lives on the machine's root: kms.Service.
@@ -70,11 +79,12 @@ type Desk struct {
 	record   *hsm.Record // nil: the machine is blank
 	given    []given     // cards of the unsealing under way
 	ceremony *ceremony   // under way
-	patience *time.Timer // forgets both
+	window   *window     // that is open
+	patience *time.Timer // forgets all three
 
 	destroying *destroying // a committed destruction that is not over; nil: none
 
-	drawing sync.Mutex // guards the file of the identity key
+	drawing sync.Mutex // held while the identity key is read or drawn
 
 	published sync.Mutex // guards shown, so that Status never waits for a card
 	shown     shown
@@ -91,6 +101,10 @@ type shown struct {
 	have     int
 	record   *hsm.Record
 	ceremony *hsm.Progress // nil: none is under way
+
+	window  *hsm.Window // nil: none is open
+	watched *time.Timer // closes it
+	closed  closed      // the last one that closed
 }
 
 var _ hsm.Console = (*Desk)(nil)
@@ -102,6 +116,12 @@ func New(cfg Config) (*Desk, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Watch == 0 {
+		cfg.Watch = 30 * time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
 	}
 	record, err := readRecord(cfg.Dir)
 	if err != nil {
@@ -126,7 +146,8 @@ func New(cfg Config) (*Desk, error) {
 func (d *Desk) show() {
 	d.published.Lock()
 	defer d.published.Unlock()
-	d.shown = shown{have: len(d.given), record: d.record}
+	d.shown = shown{have: len(d.given), record: d.record, closed: d.shown.closed}
+	d.window.show(&d.shown)
 	if d.ceremony != nil {
 		p := d.ceremony.progress()
 		d.shown.ceremony = &p
@@ -142,7 +163,7 @@ func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
 	d.published.Lock()
 	state := d.shown
 	d.published.Unlock()
-	s.Region, s.Warm, s.Ceremony, s.Process = d.cfg.Region, d.cfg.Warm, state.ceremony, harden.Report()
+	s.Region, s.Warm, s.Ceremony, s.Process = d.cfg.Region, d.cfg.Warm, state.ceremony, append(harden.Report(), keyMemory())
 	s.Identity = d.fingerprint()
 	if state.record == nil {
 		s.State = hsm.Blank
@@ -158,6 +179,16 @@ func (d *Desk) Status(ctx context.Context) (hsm.Status, error) {
 		s.State = hsm.Collecting
 	}
 	return s, nil
+}
+
+// keyMemory tells where keys are.
+func keyMemory() harden.Protection {
+	kind, err := secret.Protection()
+	if err != nil {
+		return harden.Protection{Name: "keys", State: err.Error()}
+	}
+	mapped, used := secret.Usage()
+	return harden.Protection{Name: "keys", State: fmt.Sprintf("%d of %d KiB used, in %s pages", (used+1023)>>10, mapped>>10, kind), On: kind == secret.MemfdSecret}
 }
 
 // Cards lists the tokens inserted now.
@@ -198,16 +229,30 @@ func (d *Desk) present(ctx context.Context, card hsm.CardID, pin *secret.Bytes) 
 	if err := d.mayCollect(ctx); err != nil {
 		return err
 	}
+	if err := d.repeated(card); err != nil {
+		return err
+	}
+	share, err := d.readShare(ctx, card, pin, &d.record.Manifest)
+	if err != nil {
+		return err
+	}
+	return d.take(ctx, card, share)
+}
+
+// repeated reports that a card was given already. The caller holds mu.
+func (d *Desk) repeated(card hsm.CardID) error {
 	for _, g := range d.given {
 		if g.id.Key() == card.Key() {
 			return fault.New(fault.CardRepeated, "card %q (serial %s) was given already; insert another one: %d of %d given",
 				card.Label, card.Serial, len(d.given), d.record.Threshold)
 		}
 	}
-	share, err := d.readShare(ctx, card, pin, &d.record.Manifest)
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+// take gives a share that was read off a card, here or elsewhere, and checked, to the
+// unsealing; that which completes the threshold opens the machine. The caller holds mu.
+func (d *Desk) take(ctx context.Context, card hsm.CardID, share *hsm.Share) error {
 	for _, g := range d.given {
 		if g.share.Index == share.Index {
 			share.Value.Wipe()
@@ -254,6 +299,7 @@ func (d *Desk) open(ctx context.Context) error {
 		return err
 	}
 	defer key.Wipe()
+	defer d.closeWindow("the machine has its cards")
 	return d.openWith(ctx, key)
 }
 
@@ -343,13 +389,16 @@ func (d *Desk) isOurs(serial string) bool {
 	return d.record != nil && slices.ContainsFunc(d.record.Cards, func(c hsm.CardRecord) bool { return c.Serial == serial })
 }
 
-// withCard runs f on a card that is logged in to.
+// withCard runs f on a card that is logged in to, where what the card's driver leaves in
+// registers and on the stack is taken away.
 func (d *Desk) withCard(ctx context.Context, id hsm.CardID, pin *secret.Bytes, f func(hsm.Card) error) error {
-	card, err := d.cfg.Reader.Login(ctx, id, pin)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(card), card.Close())
+	return secret.Scrub(func() error {
+		card, err := d.cfg.Reader.Login(ctx, id, pin)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(card), card.Close())
+	})
 }
 
 // reopen is withCard for a PIN that the card has taken before: that others have since
@@ -386,6 +435,7 @@ func (d *Desk) wait() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.patience == timer { // no step was taken meanwhile
+			d.closeWindow("no card came for too long")
 			d.forget()
 		}
 	})
@@ -398,6 +448,7 @@ func (d *Desk) forget() {
 		g.share.Value.Wipe()
 	}
 	d.given = nil
+	d.closeWindow("the cards given were forgotten")
 	if d.ceremony != nil {
 		d.ceremony.wipe()
 		d.ceremony = nil
@@ -416,6 +467,7 @@ func (d *Desk) Seal(ctx context.Context) error {
 	if d.record == nil {
 		return fault.New(fault.MachineBlank, "the machine is blank: there is nothing to seal")
 	}
+	d.closeWindow("the machine was sealed")
 	d.forget()
 	return errors.Join(d.dropWarm(), d.seal(ctx))
 }

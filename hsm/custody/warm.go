@@ -9,6 +9,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
 )
 
 // warmFile has the root as the chip encrypts it, where the machine may start without
@@ -38,7 +39,12 @@ func (d *Desk) dropWarm() error { return durable.Remove(d.cfg.Dir, warmFile) }
 // Start opens the machine without cards, where it is its policy to start warm and it
 // was open before. Where it is not, whatever would allow that is removed. It reports
 // whether the machine was opened.
-func (d *Desk) Start(ctx context.Context) (bool, error) {
+func (d *Desk) Start(ctx context.Context) (opened bool, err error) {
+	err = secret.Scrub(func() (err error) { opened, err = d.start(ctx); return err })
+	return opened, err
+}
+
+func (d *Desk) start(ctx context.Context) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.show()

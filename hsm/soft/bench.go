@@ -200,7 +200,9 @@ func (b *bench) recordCipher(s *session) (c alg.Cipher, err error) {
 			return r.cipher, nil
 		}
 	}
-	err = s.record.Use(func(key []byte) (err error) { c, err = alg.NewCipher(alg.AES256GCM, key); return err })
+	err = s.record.Use(func(key []byte) error {
+		return secret.Scrub(func() (err error) { c, err = alg.NewCipher(alg.AES256GCM, key); return err })
+	})
 	if err == nil {
 		b.ciphers = append(b.ciphers, ready{id, c})
 	}

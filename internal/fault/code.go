@@ -21,6 +21,7 @@ const (
 	KeyDisabled         Code = "key_disabled"
 	KeyDestroyed        Code = "key_destroyed"
 	AlgorithmNotAllowed Code = "algorithm_not_allowed"
+	ContextRequired     Code = "context_required"
 	DecryptFailed       Code = "decrypt_failed"
 	WrongRegion         Code = "wrong_region"
 	Sealed              Code = "sealed"
@@ -39,6 +40,8 @@ const (
 	MachineInitialised Code = "machine_initialised"
 	MachineOpen        Code = "machine_open"
 	NoCeremony         Code = "no_ceremony"
+	NoWindow           Code = "no_submission_window"
+	FingerprintWrong   Code = "fingerprint_mismatch"
 	CardAbsent         Code = "card_absent"
 	CardEmpty          Code = "card_empty"
 	CardInUse          Code = "card_in_use"
@@ -103,6 +106,7 @@ var kinds = map[Code]kind{
 	KeyDisabled:         {"The key is disabled", http.StatusConflict, ExitRefused, false},
 	KeyDestroyed:        {"The key version is destroyed", http.StatusConflict, ExitNotFound, false},
 	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
+	ContextRequired:     {"The key asks for more context", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
 	WrongRegion:         {"The key belongs to another region", http.StatusForbidden, ExitRefused, false},
 	Sealed:              {"The machine is sealed", http.StatusServiceUnavailable, ExitUnavailable, true},
@@ -118,6 +122,8 @@ var kinds = map[Code]kind{
 	MachineInitialised: {"The machine is initialised already", http.StatusConflict, ExitFailed, false},
 	MachineOpen:        {"The machine is open", http.StatusConflict, ExitFailed, false},
 	NoCeremony:         {"No such ceremony is under way", http.StatusConflict, ExitFailed, false},
+	NoWindow:           {"No such submission window is open", http.StatusConflict, ExitUnavailable, false},
+	FingerprintWrong:   {"The fingerprint is not the machine's", http.StatusConflict, ExitUnverified, false},
 	CardAbsent:         {"The card is not in a reader", http.StatusNotFound, ExitNotFound, false},
 	CardEmpty:          {"The card holds no Trikey share", http.StatusUnprocessableEntity, ExitUnverified, false},
 	CardInUse:          {"The card holds a share already", http.StatusConflict, ExitRefused, false},

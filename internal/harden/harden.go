@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trikey/trikey/internal/fault"
-	"github.com/trikey/trikey/internal/secret"
 )
 
 // Protection is one of the things that guard the process's memory.
@@ -46,16 +45,7 @@ func Apply() error {
 
 // Report looks at the process as it is.
 func Report() []Protection {
-	return []Protection{keys(), core(), dumpable(), swap(), crash(), registers()}
-}
-
-func keys() Protection {
-	kind, err := secret.Protection()
-	if err != nil {
-		return Protection{"keys", err.Error(), false}
-	}
-	mapped, used := secret.Usage()
-	return Protection{"keys", fmt.Sprintf("in %s pages, %d of %d KiB used", kind, (used+1023)>>10, mapped>>10), kind == secret.MemfdSecret}
+	return []Protection{core(), dumpable(), swap(), crash(), registers()}
 }
 
 func core() Protection {

@@ -46,6 +46,44 @@ type form struct {
 	bytes      []byte
 }
 
+// pattern finds many forms in one pass: by their first two bytes, of which most places
+// have none.
+type pattern struct {
+	starts [1 << 16]bool
+	forms  map[uint16][]form
+	length int // of the longest
+}
+
+func newPattern(all []form) *pattern {
+	p := &pattern{forms: map[uint16][]form{}}
+	for _, f := range all {
+		start := uint16(f.bytes[0])<<8 | uint16(f.bytes[1])
+		p.starts[start] = true
+		p.forms[start] = append(p.forms[start], f)
+		p.length = max(p.length, len(f.bytes))
+	}
+	return p
+}
+
+// find calls found with each form that begins in the first n bytes of b.
+func (p *pattern) find(b []byte, n int, found func(f form, at int)) {
+	if len(b) == 0 {
+		return
+	}
+	start := uint16(b[0])
+	for i, next := range b[1:] {
+		start = start<<8 | uint16(next)
+		if !p.starts[start] || i >= n {
+			continue
+		}
+		for _, f := range p.forms[start] {
+			if bytes.HasPrefix(b[i:], f.bytes) {
+				found(f, i)
+			}
+		}
+	}
+}
+
 // forms returns the shapes in which a secret may lie in memory: as it is, its halves,
 // with its bytes reversed whole or in words, in hexadecimal, and in base64 at any
 // offset.
@@ -91,16 +129,13 @@ const window = 4 << 20
 func Scan(pid int, needles []Needle) (Report, error) {
 	var report Report
 	var all []form
-	overlap := 0
 	for _, n := range needles {
 		if len(n.Value) < 6 {
 			return report, fmt.Errorf("memscan: %s is too short to be told from chance", n.Name)
 		}
 		all = append(all, forms(n)...)
 	}
-	for _, f := range all {
-		overlap = max(overlap, len(f.bytes))
-	}
+	wanted := newPattern(all)
 	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		return report, err
@@ -111,13 +146,13 @@ func Scan(pid int, needles []Needle) (Report, error) {
 		return report, err
 	}
 	defer func() { _ = mem.Close() }()
-	buf := make([]byte, window+overlap)
+	buf := make([]byte, window+wanted.length)
 	for lines := bufio.NewScanner(maps); lines.Scan(); {
 		var start, end uint64
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x", &start, &end); err != nil {
 			return report, err
 		}
-		scanRegion(&report, mem, lines.Text(), start, end, buf, overlap, all)
+		scanRegion(&report, mem, lines.Text(), start, end, buf, wanted)
 	}
 	if report.Scanned == 0 {
 		return report, errors.New("memscan: no memory could be read")
@@ -125,16 +160,14 @@ func Scan(pid int, needles []Needle) (Report, error) {
 	return report, nil
 }
 
-func scanRegion(report *Report, mem io.ReaderAt, region string, start, end uint64, buf []byte, overlap int, all []form) {
+func scanRegion(report *Report, mem io.ReaderAt, region string, start, end uint64, buf []byte, wanted *pattern) {
 	for at := start; at < end; at += window {
-		part := buf[:min(uint64(window+overlap), end-at)]
+		part := buf[:min(uint64(len(buf)), end-at)]
 		n, err := mem.ReadAt(part, int64(at))
 		report.Scanned += int64(min(n, window))
-		for _, f := range all {
-			if i := bytes.Index(part[:n], f.bytes); i >= 0 {
-				report.Hits = append(report.Hits, Hit{f.name, f.form, at + uint64(i), region})
-			}
-		}
+		wanted.find(part[:n], window, func(f form, i int) {
+			report.Hits = append(report.Hits, Hit{f.name, f.form, at + uint64(i), region})
+		})
 		if err != nil && !errors.Is(err, io.EOF) {
 			report.Unreadable = append(report.Unreadable, region)
 			return

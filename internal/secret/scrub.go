@@ -21,6 +21,9 @@ const stackDepth = 64 << 10
 // saves the registers of a thread that it interrupts to the memory of the process,
 // and the Go runtime, which preempts goroutines by a signal, saves them once more.
 func Scrub(f func() error) error {
+	if !protected {
+		return f()
+	}
 	done := make(chan error)
 	go func() { done <- scrubbed(f) }()
 	return <-done
@@ -34,13 +37,26 @@ func scrubbed(f func() error) (err error) {
 		return fmt.Errorf("secret: block signals: %w", err)
 	}
 	defer func() {
-		clearVectors()
-		burn()
 		if unblock := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err == nil {
 			err = unblock
 		}
 	}()
+	return steady(f)
+}
+
+// steady runs f above a stack that is in use by a quarter and more, and grown already:
+// the garbage collector halves, by copying, one of which less is in use, and leaves what
+// was there behind.
+//
+//go:noinline
+func steady(f func() error) error {
+	var page [stackDepth]byte
 	burn()
+	defer func() {
+		clearVectors()
+		burn()
+		runtime.KeepAlive(&page)
+	}()
 	return f()
 }
 
@@ -72,6 +88,9 @@ func burn() {
 // no method for it. Anything else than a pointer to a struct is left alone.
 func Erase(v any) {
 	p := reflect.ValueOf(v)
+	if !protected {
+		return
+	}
 	if p.Kind() != reflect.Pointer || p.IsNil() || p.Elem().Kind() != reflect.Struct {
 		return
 	}

@@ -74,7 +74,9 @@ func Fill(n int, f func(b []byte) error) (*Bytes, error) {
 
 // Move returns a secret with the bytes of b, and wipes b, also when it fails.
 func Move(b []byte) (*Bytes, error) {
-	defer clear(b)
+	if protected {
+		defer clear(b)
+	}
 	return Fill(len(b), func(p []byte) error { copy(p, b); return nil })
 }
 
@@ -146,7 +148,9 @@ func (s *Bytes) Wipe() {
 	if s.buf == nil {
 		return
 	}
-	clear(s.slot)
+	if protected {
+		clear(s.slot)
+	}
 	process.give(s.slot)
 	s.buf, s.slot = nil, nil
 }

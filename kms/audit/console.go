@@ -157,3 +157,40 @@ func (c console) ChangePIN(ctx context.Context, card hsm.CardID, old, fresh *sec
 	_, err := step(ctx, c, "change-pin", ofCard(card), func() (any, error) { return nil, c.Console.ChangePIN(ctx, card, old, fresh) })
 	return err
 }
+
+// OpenWindow is that of hsm.Console.
+func (c console) OpenWindow(ctx context.Context) (hsm.Window, error) {
+	return step(ctx, c, "open-window", nil, func() (hsm.Window, error) { return c.Console.OpenWindow(ctx) })
+}
+
+// CloseWindow is that of hsm.Console.
+func (c console) CloseWindow(ctx context.Context, id hsm.ID) error {
+	return c.safer(ctx, "close-window", func() error { return c.Console.CloseWindow(ctx, id) })
+}
+
+// submissions records what custodians who are elsewhere submit.
+type submissions struct {
+	hsm.Submissions
+	log *Log
+}
+
+// WatchSubmissions returns the submissions with each recorded that is for an open window.
+func WatchSubmissions(s hsm.Submissions, l *Log) hsm.Submissions { return submissions{s, l} }
+
+// Submit is that of hsm.Submissions.
+func (s submissions) Submit(ctx context.Context, in hsm.Submission) (hsm.Receipt, error) {
+	if w, err := s.Window(ctx); err != nil || w.ID != in.Window {
+		return s.Submissions.Submit(ctx, in) // it is refused: whoever calls must not fill the log
+	}
+	m, err := s.log.Begin(ctx, Event{Kind: Console, Op: "submit", Actor: "custodian", Details: map[string]string{"window": in.Window.String()}})
+	if err != nil {
+		return hsm.Receipt{}, err
+	}
+	r, err := s.Submissions.Submit(ctx, in)
+	var details map[string]string
+	if err == nil {
+		details = map[string]string{"state": string(r.State), "have": strconv.Itoa(r.Have), "need": strconv.Itoa(r.Need)}
+	}
+	_ = m.End(Outcome(err), details) // what was done stays done
+	return r, err
+}

@@ -65,7 +65,8 @@ type digest = [sha256.Size]byte
 
 // Apps is the registry of apps.
 type Apps struct {
-	keep *record.Keeper
+	keep      *record.Keeper
+	grantable func(app string, g policy.Grants) error
 
 	mu      sync.RWMutex // guards all below
 	byName  map[string]*App
@@ -78,10 +79,16 @@ type storedDigest struct {
 	revision int64
 }
 
-// New returns an empty registry.
-func New(keep *record.Keeper) *Apps {
-	return &Apps{keep: keep, byName: map[string]*App{}, byKey: map[string]*App{}, digests: map[string]storedDigest{}}
+// New returns an empty registry. What grantable reports of grants that an app is to be
+// given keeps them from being given.
+func New(keep *record.Keeper, grantable func(app string, g policy.Grants) error) *Apps {
+	return &Apps{keep: keep, grantable: grantable, byName: map[string]*App{}, byKey: map[string]*App{}, digests: map[string]storedDigest{}}
 }
+
+// Grantable reports why an app cannot be given grants, nil when it can. Create and Change
+// refuse them too; but what an app was given before a key got its owner is not given
+// anew by a Change, and only Grantable sees that it was asked for.
+func (a *Apps) Grantable(app string, g policy.Grants) error { return a.grantable(app, g) }
 
 // Apply takes a record in. Records may arrive twice and in any order.
 func (a *Apps) Apply(r record.Record) error {
@@ -242,6 +249,9 @@ func (a *Apps) Create(ctx context.Context, name string, allow policy.Whitelist, 
 	if !appName.MatchString(name) {
 		return Credentials{}, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", name)
 	}
+	if err := a.grantable(name, grants); err != nil {
+		return Credentials{}, err
+	}
 	app := &App{
 		Name: name, AppKey: newAppKey(), Created: now.UTC(), Whitelist: allow, Grants: grants,
 		Secrets: []Secret{{Number: 1, Created: now.UTC()}},
@@ -325,7 +335,13 @@ func (a *Apps) rotateSecret(ctx context.Context, name string, now time.Time) (Cr
 
 // Change lets f change an app's whitelist, grants or state, and stores that.
 func (a *Apps) Change(ctx context.Context, name string, f func(*App) error) (*App, error) {
-	app, revision, err := record.Update(ctx, a.keep, appPrefix+name, f)
+	app, revision, err := record.Update(ctx, a.keep, appPrefix+name, func(app *App) error {
+		before := app.Grants
+		if err := f(app); err != nil {
+			return err
+		}
+		return a.grantable(name, app.Grants.Remove(before)) // what it had already is not given now
+	})
 	if errors.Is(err, keystore.ErrNotFound) {
 		return nil, noApp(name)
 	}

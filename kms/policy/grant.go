@@ -23,9 +23,12 @@ const (
 	Decrypt       Op = "decrypt"
 	ReencryptFrom Op = "reencrypt-from"
 	ReencryptTo   Op = "reencrypt-to"
+	// DecryptCompromised is needed besides Decrypt or ReencryptFrom to open what a
+	// compromised version has sealed.
+	DecryptCompromised Op = "decrypt-compromised"
 )
 
-var ops = []Op{Encrypt, Decrypt, ReencryptFrom, ReencryptTo}
+var ops = []Op{Encrypt, Decrypt, ReencryptFrom, ReencryptTo, DecryptCompromised}
 
 // Range is the key indexes From to To, both included.
 type Range struct {
@@ -225,7 +228,15 @@ func expand(name string) ([]Op, error) {
 	case slices.Contains(ops, op):
 		return []Op{op}, nil
 	}
-	return nil, fault.New(fault.BadRequest, "ops: unknown operation %q; known: encrypt, decrypt, reencrypt-from, reencrypt-to", name)
+	return nil, fault.New(fault.BadRequest, "ops: unknown operation %q; known: %s", name, known())
+}
+
+func known() string {
+	names := make([]string, len(ops))
+	for i, op := range ops {
+		names[i] = string(op)
+	}
+	return strings.Join(names, ", ")
 }
 
 func badRule(rule string) error {

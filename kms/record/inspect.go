@@ -10,6 +10,9 @@ import (
 	"github.com/trikey/trikey/keystore"
 )
 
+// plainPrefix begins entries that are no records: which node does what (kms/lease).
+const plainPrefix = "lease/"
+
 // Inspect looks at a store without opening a record: it needs no machine, and finds what
 // is not of the form that records have. It returns how many there are.
 func Inspect(ctx context.Context, s keystore.Store) (records int, findings []error) {
@@ -25,7 +28,7 @@ func Inspect(ctx context.Context, s keystore.Store) (records int, findings []err
 		for _, e := range entries {
 			name, ours := r.name(e.Name)
 			switch {
-			case e.Name == rootEntry:
+			case e.Name == rootEntry, strings.HasPrefix(e.Name, plainPrefix):
 			case !ours && strings.HasPrefix(e.Name, "g"):
 				bad(e.Name, "of another root generation than %d: left by a rotation that was interrupted; the next rotation removes it", r.Generation)
 			case !ours:

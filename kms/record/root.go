@@ -36,7 +36,7 @@ type root struct {
 // once takes some microseconds each.
 const freezeTime = 20 * time.Second
 
-// ErrRotated: the root was rotated while a change was made; read again and make it
+// ErrRotated says that the root was rotated while a change was made: read again and make it
 // anew.
 var ErrRotated = errors.New("record: the root key was rotated meanwhile")
 

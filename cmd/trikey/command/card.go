@@ -14,8 +14,8 @@ import (
 )
 
 func newCard(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "card", Short: "Key cards: list, inspect, format, change PINs"}
-	cmd.AddCommand(newCardList(o), newCardInspect(o), newCardFormat(o), newCardChangePIN(o))
+	cmd := &cobra.Command{Use: "card", Short: "Key cards: list, inspect, format, change PINs, submit to a machine elsewhere"}
+	cmd.AddCommand(newCardList(o), newCardInspect(o), newCardFormat(o), newCardChangePIN(o), newCardSubmit(o))
 	return cmd
 }
 

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/trikey/trikey/hsm"
-	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -64,6 +63,9 @@ func newCeremony(o *options, kind hsm.CeremonyKind, short, long string, flags fu
 // conduct goes through a ceremony, and aborts it when anything fails before its commit.
 func (x *ceremonyCmd) conduct(cmd *cobra.Command, c hsm.Console, data string, files []string) (err error) {
 	w := cmd.ErrOrStderr()
+	if len(files) > 0 && len(files) != x.plan.Shares && x.plan.Kind == hsm.Init && !x.rehearse {
+		return fault.New(fault.Usage, "%d PIN files are given for %d cards; give --pin-file once for each card", len(files), x.plan.Shares)
+	}
 	p, err := c.Begin(cmd.Context(), x.plan)
 	if err != nil {
 		return err
@@ -312,7 +314,7 @@ func printCeremony(cmd *cobra.Command, w io.Writer, r hsm.Report, data string) {
 		fmt.Fprintf(w, "  ! %s\n", note)
 	}
 	say(cmd, w, "signed by the machine with fingerprint %s", r.Fingerprint)
-	name := filepath.Join(data, custody.ReportDir, custody.ReportName(r))
+	name := filepath.Join(data, hsm.ReportDir, r.Name())
 	say(cmd, w, "report: %s.json, to print: %s.html", name, name)
 	if r.Kind == hsm.Init {
 		say(cmd, w, "Still sealed: open it with trikey machine unseal.")

@@ -202,7 +202,7 @@ func (d *doctor) store(ctx context.Context) {
 
 // certificate looks at how long the service's certificate is good.
 func (d *doctor) certificate(context.Context) {
-	c, err := newCertificate(d.cfg.API)
+	c, err := newCertificate("api", d.cfg.API.Cert, d.cfg.API.Key)
 	if err != nil {
 		d.add("certificate", stateFinding, "%v", err)
 		return

@@ -12,14 +12,13 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/console"
-	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
 
 func newMachineCmd(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "machine", Short: "The crypto machine: its state, its cards, its ceremonies"}
-	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o))
+	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o), newPrepareChip(o))
 	dealing := func(cmd *cobra.Command, plan *hsm.Plan) {
 		cmd.Flags().IntVar(&plan.Shares, "shares", plan.Shares, "cards to deal (default: as many as now; 5 is recommended)")
 		cmd.Flags().IntVar(&plan.Threshold, "threshold", plan.Threshold, "cards that open the machine (default: as many as now)")
@@ -181,6 +180,32 @@ func newMachineAbort(o *options) *cobra.Command {
 	}
 }
 
+func newPrepareChip(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "prepare-chip",
+		Short: "Make the machine's keys on its chip, once, before the machine is initialised",
+		Long: `Make the machine's keys on its chip: the key that seals the root, and the pair that
+loads keys into the chip. Both stay inside it for good.
+
+The chip is the token that machine.chip of the configuration names; it must be
+initialised, with the PIN in machine.chip.pin_file. A chip that has its keys is left
+alone.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := o.load(nil)
+			if err != nil {
+				return err
+			}
+			if err := provisionChip(cfg); err != nil {
+				return err
+			}
+			return o.print(cmd, map[string]string{"chip": cfg.Machine.Chip.Label, "result": "ok"}, func(w io.Writer) {
+				fmt.Fprintf(w, "The chip %q has its keys.\n", cfg.Machine.Chip.Label)
+			})
+		},
+	}
+}
+
 func newCheckReport(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check-report FILE", Short: "Check the signature of a ceremony's report; needs no machine", Args: cobra.ExactArgs(1),
@@ -195,7 +220,7 @@ func newCheckReport(o *options) *cobra.Command {
 		if err := json.Unmarshal(raw, &r, json.RejectUnknownMembers(true)); err != nil {
 			return fault.Wrap(fault.RecordDamaged, err, "%s is not a report", args[0])
 		}
-		if err := custody.CheckReport(r, *fingerprint); err != nil {
+		if err := r.Check(*fingerprint); err != nil {
 			return err
 		}
 		return o.print(cmd, map[string]string{"result": "ok", "fingerprint": r.Fingerprint}, func(w io.Writer) {
@@ -216,14 +241,22 @@ func newMachineUnseal(o *options) *cobra.Command {
 
 Cards may be given in several runs and by several people: those given stay given for
 half an hour. A card that is refused changes nothing. The command ends with exit code
-3 while cards are still missing.`,
+3 while cards are still missing.
+
+With --remote, wait for custodians who are elsewhere and send their shares with trikey
+card submit, until the machine is open.`,
 		Args: cobra.NoArgs,
 	}
 	files := addPINFiles(cmd)
+	remote := cmd.Flags().Bool("remote", false, "wait for cards of custodians who are elsewhere")
+	cmd.MarkFlagsMutuallyExclusive("remote", "pin-file")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := o.console()
 		if err != nil {
 			return err
+		}
+		if *remote {
+			return localised(cmd, o.unsealRemote(cmd, c))
 		}
 		return localised(cmd, o.unseal(cmd, c, *files))
 	}

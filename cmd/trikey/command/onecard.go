@@ -11,9 +11,14 @@ import (
 	"github.com/trikey/trikey/internal/secret"
 )
 
+// lister is where cards are inserted: at the machine, or in this computer.
+type lister interface {
+	Cards(ctx context.Context) ([]hsm.CardInfo, error)
+}
+
 // theCard returns the inserted card of that serial or label. What changes a card names
 // it: the one that happens to be in the reader may be another.
-func theCard(ctx context.Context, c hsm.Console, name string) (hsm.CardInfo, error) {
+func theCard(ctx context.Context, c lister, name string) (hsm.CardInfo, error) {
 	cards, err := c.Cards(ctx)
 	if err != nil {
 		return hsm.CardInfo{}, err

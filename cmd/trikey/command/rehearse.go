@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
-	"github.com/trikey/trikey/hsm/p11"
 	"github.com/trikey/trikey/kms"
 )
 
@@ -73,24 +71,6 @@ func (x *ceremonyCmd) rehearsal(cmd *cobra.Command) (err error) {
 		files = nil
 	}
 	return x.conduct(cmd, n.console, d.cfg.Data, files)
-}
-
-// moreCards makes empty cards beside those of the directory, and returns the PIN files
-// of all.
-func (d *demoDir) moreCards(n int) (files []string, err error) {
-	module := p11.ModuleConfig{Path: d.cfg.Machine.Cards[0].Module, Env: d.cfg.Machine.Cards[0].Env}
-	for i := range demoCards + n {
-		file := d.path("pins", strconv.Itoa(i+1))
-		if i >= demoCards {
-			id, pin, err := newDemoToken(module, fmt.Sprintf("trikey-card-%d", i+1), file)
-			if err != nil {
-				return nil, err
-			}
-			d.ids, d.pins = append(d.ids, id), append(d.pins, pin)
-		}
-		files = append(files, file)
-	}
-	return files, nil
 }
 
 // openWithKeys opens the machine and makes keys, so that there is something to move.

@@ -19,6 +19,7 @@ import (
 	"github.com/trikey/trikey/api"
 	"github.com/trikey/trikey/cmd/trikey/config"
 	"github.com/trikey/trikey/hsm/console"
+	"github.com/trikey/trikey/hsm/submit"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/unixsock"
@@ -76,21 +77,33 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	certificate, err := newCertificate(cfg.API)
+	own, err := newCertificate("api", cfg.API.Cert, cfg.API.Key)
 	if err != nil {
 		return err
+	}
+	certificates := []*certificate{own}
+	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
+		another, err := newCertificate("machine.custodians", c.Cert, c.Key)
+		if err != nil {
+			return err
+		}
+		certificates = append(certificates, another)
 	}
 	consoleHandler, err := console.Handler(n.console)
 	if err != nil {
 		return err
 	}
 	metrics := api.NewMetrics(n.desk.Status)
+	metrics.CountKeys(n.service)
 	s := &servers{}
 	defer s.close()
-	s.tls("api", cfg.API.Listen, certificate.config(), api.New(api.Config{
+	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
 	}))
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
+	if listen := cfg.Machine.Custodians.Listen; listen != "" {
+		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+	}
 	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
 	s.unix("machine", cfg.MachineSocket(), consoleHandler)
 	if s.failed != nil {
@@ -105,7 +118,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
-	return s.run(ctx, certificate)
+	return s.run(ctx, certificates...)
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
@@ -127,6 +140,17 @@ func (n *node) recordServing(keys, apps int, changes uint64) {
 	n.recordService(opServing, map[string]string{
 		"keys": strconv.Itoa(keys), "apps": strconv.Itoa(apps), detailChanges: strconv.FormatUint(changes, 10),
 	})
+}
+
+// recordSteward has what the steward does of a key recorded.
+func (n *node) recordSteward(ctx context.Context, op string, index uint32, f func() error) error {
+	m, err := n.audit.Begin(ctx, audit.Event{Kind: audit.Service, Op: op, Actor: "steward", Key: index})
+	if err != nil {
+		return err
+	}
+	err = f()
+	_ = m.End(audit.Outcome(err), nil) // it says so itself
+	return err
 }
 
 // startWarm opens the machine without cards, where that is the policy. Where it is not,
@@ -152,21 +176,22 @@ func (n *node) startWarm(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// certificate is the service's, read anew on SIGHUP.
+// certificate is a listener's, read anew on SIGHUP.
 type certificate struct {
-	cfg     config.API
-	current atomic.Pointer[tls.Certificate]
+	section   string // of the configuration
+	cert, key string
+	current   atomic.Pointer[tls.Certificate]
 }
 
-func newCertificate(cfg config.API) (*certificate, error) {
-	c := &certificate{cfg: cfg}
+func newCertificate(section, cert, key string) (*certificate, error) {
+	c := &certificate{section: section, cert: cert, key: key}
 	return c, c.load()
 }
 
 func (c *certificate) load() error {
-	pair, err := tls.LoadX509KeyPair(c.cfg.Cert, c.cfg.Key)
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
-		return fault.Wrap(fault.BadConfig, err, "the TLS certificate and key of the API (api.cert, api.key)")
+		return fault.Wrap(fault.BadConfig, err, "the TLS certificate and key (%[1]s.cert, %[1]s.key)", c.section)
 	}
 	c.current.Store(&pair)
 	return nil
@@ -217,6 +242,18 @@ func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler) {
 	s.add(name, l, err, h, cfg)
 }
 
+// custodians is a listener that anybody who reaches it may knock at: its clients are of
+// this release or later, and send a few kilobytes.
+func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
+	config := c.config()
+	config.MinVersion = tls.VersionTLS13
+	before := len(s.all)
+	s.tls("custodians", addr, config, h)
+	for _, server := range s.all[before:] {
+		server.ReadTimeout, server.IdleTimeout, server.MaxHeaderBytes = 15*time.Second, 30*time.Second, 8<<10
+	}
+}
+
 func (s *servers) plain(name, addr string, h http.Handler) {
 	l, err := net.Listen("tcp", addr)
 	s.add(name, l, err, h, nil)
@@ -235,7 +272,7 @@ func (s *servers) unix(name, path string, h http.Handler) {
 const shutdownTime = 15 * time.Second
 
 // run serves until ctx ends or a listener fails.
-func (s *servers) run(ctx context.Context, c *certificate) error {
+func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
 	failed := make(chan error, len(s.starts))
 	for _, start := range s.starts {
 		go func() { failed <- start() }()
@@ -246,11 +283,13 @@ func (s *servers) run(ctx context.Context, c *certificate) error {
 	for {
 		select {
 		case <-hangup:
-			if err := c.load(); err != nil {
-				slog.Error("the TLS certificate was not replaced", "error", err)
-				continue
+			for _, c := range certificates {
+				if err := c.load(); err != nil {
+					slog.Error("the TLS certificate was not replaced", "section", c.section, "error", err)
+					continue
+				}
+				slog.Info("the TLS certificate was read anew", "section", c.section)
 			}
-			slog.Info("the TLS certificate was read anew")
 		case err := <-failed:
 			return err
 		case <-ctx.Done():

@@ -128,6 +128,24 @@ func newDemoToken(module p11.ModuleConfig, label, pinFile string) (hsm.CardID, *
 	return id, pin, errors.Join(err, os.WriteFile(pinFile+".card", []byte(id.Serial+"\n"), 0o600))
 }
 
+// moreCards makes empty cards beside those of the directory, and returns the PIN files
+// of all.
+func (d *demoDir) moreCards(n int) (files []string, err error) {
+	module := p11.ModuleConfig{Path: d.cfg.Machine.Cards[0].Module, Env: d.cfg.Machine.Cards[0].Env}
+	for i := range demoCards + n {
+		file := d.path("pins", strconv.Itoa(i+1))
+		if i >= demoCards {
+			id, pin, err := newDemoToken(module, fmt.Sprintf("trikey-card-%d", i+1), file)
+			if err != nil {
+				return nil, err
+			}
+			d.ids, d.pins = append(d.ids, id), append(d.pins, pin)
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
 func (d *demoDir) makeChip() error {
 	module, err := softhsm.NewReader(d.path("chip"))
 	if err != nil {

@@ -1,11 +1,14 @@
 package command
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -59,21 +62,30 @@ func (n *node) openEngine(cfg *config.Config) (err error) {
 	if n.lock, err = lockDir(cfg.Data); err != nil {
 		return err
 	}
+	return withChip(cfg, func(chip p11.ChipConfig) error {
+		opened, err := p11.OpenChip(chip)
+		if err == nil {
+			n.chip, n.engine = opened, newEngine(cfg, opened)
+		}
+		return err
+	})
+}
+
+// withChip calls f with the chip of a configuration, and its PIN.
+func withChip(cfg *config.Config, f func(p11.ChipConfig) error) error {
 	pin, err := readSecretFile(cfg.Machine.Chip.PINFile)
 	if err != nil {
 		return fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
 	}
 	defer pin.Wipe()
 	chip := cfg.Machine.Chip
-	opened, err := p11.OpenChip(p11.ChipConfig{
+	return f(p11.ChipConfig{
 		Module: p11.ModuleConfig{Path: chip.Module, Env: chip.Env}, Label: chip.Label, Serial: chip.Serial, PIN: pin,
 	})
-	if err != nil {
-		return err
-	}
-	n.chip, n.engine = opened, newEngine(cfg, opened)
-	return nil
 }
+
+// provisionChip makes the machine's keys on its chip.
+func provisionChip(cfg *config.Config) error { return withChip(cfg, p11.ProvisionChip) }
 
 // openDesk opens the machine's console, and the audit log, whose checkpoints the machine
 // signs.
@@ -90,7 +102,7 @@ func (n *node) openDesk(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	n.audit, err = audit.New(ctx, audit.Config{
-		Dir: cfg.AuditDir(), Signer: n.desk, Data: audit.Mode(cfg.Audit.Data), OnFailure: audit.Policy(cfg.Audit.OnFailure),
+		Dir: cfg.AuditDir(), Signer: n, Data: audit.Mode(cfg.Audit.Data), OnFailure: audit.Policy(cfg.Audit.OnFailure),
 		Sinks: sinks, Log: slog.Default(),
 	})
 	n.console = audit.Watch(n.desk, n.audit)
@@ -131,12 +143,33 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	}
 	c := custody.Config{
 		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
-		Warm: cfg.Machine.Start == config.StartWarm,
+		Warm: cfg.Machine.Start == config.StartWarm, Remote: cfg.Machine.Custodians.Listen != "",
 	}
 	if n.service != nil {
 		c.Service = n.service
 	}
 	return c, nil
+}
+
+// newCustodian is the reader of a custodian's own computer, with a count of PIN tries in
+// a directory that it has for itself until it is released.
+func newCustodian(m config.Module, state string) (reader hsm.Reader, release func() error, err error) {
+	module := p11.ModuleConfig{Path: m.Module, Env: m.Env}
+	if state, err = custodianDir(state); err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, nil, fault.Wrap(fault.BadConfig, err, "the directory of the count of PIN tries (--state)")
+	}
+	lock, err := lockDir(state)
+	if err != nil {
+		return nil, nil, err
+	}
+	tries, err := pintry.Open(state)
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Close())
+	}
+	return p11.NewReader(p11.ReaderConfig{Modules: []p11.ModuleConfig{module}, Tries: tries}), lock.Close, nil
 }
 
 // newEngine returns the engine that the configuration names.
@@ -163,8 +196,31 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 		return n, err
 	}
 	n.store = store
-	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default(), Loaded: n.recordServing})
+	n.service = kms.New(kms.Config{
+		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+	})
 	return n, n.openDesk(ctx, cfg)
+}
+
+// Sign signs a statement with the identity of the machine. The desk is there before the
+// service has anything to state: it is who opens it.
+func (n *node) Sign(ctx context.Context, statement string, message []byte) (hsm.Signature, error) {
+	return n.desk.Sign(ctx, statement, message)
+}
+
+// AuditKey is that of audit.Signer.
+func (n *node) AuditKey(ctx context.Context) (ed25519.PublicKey, error) { return n.desk.PublicKey(ctx) }
+
+// SignAudit is that of audit.Signer. The first line of a checkpoint is the context of the
+// signature: nothing else that the machine signs is of that context.
+func (n *node) SignAudit(ctx context.Context, text []byte) ([]byte, error) {
+	origin, rest, _ := bytes.Cut(text, []byte("\n"))
+	statement, ok := strings.CutPrefix(string(origin), hsm.SignaturePrefix)
+	if !ok || !strings.HasPrefix(string(origin), audit.OriginPrefix) {
+		return nil, fault.New(fault.Internal, "the audit log has a checkpoint of %q signed", origin)
+	}
+	s, err := n.desk.Sign(ctx, statement, rest)
+	return s.Signature, err
 }
 
 // Close releases everything, in the reverse order.

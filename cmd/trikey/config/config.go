@@ -70,6 +70,15 @@ type Machine struct {
 	Cards  []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
 	Start  string   `yaml:"start"` // StartCards, the default, or StartWarm
 	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
+
+	Custodians Custodians `yaml:"custodians"`
+}
+
+// Custodians is the listener for the shares of custodians who are elsewhere.
+type Custodians struct {
+	Listen string `yaml:"listen"` // "": there is none
+	Cert   string `yaml:"cert"`   // PEM file; the API's when cert and key are ""
+	Key    string `yaml:"key"`    // PEM file, mode 0600
 }
 
 // The engines: where business keys are, and what computes with them.
@@ -167,6 +176,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if err := c.Audit.check(); err != nil {
 		return nil, err
 	}
+	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
+		return nil, fault.New(fault.BadConfig, "machine.custodians: cert and key belong together; give both, or neither for the API's")
+	}
 	return c, c.resolve(filepath.Dir(path))
 }
 
@@ -258,7 +270,10 @@ func (c *Config) resolve(dir string) error {
 	if err != nil {
 		return err
 	}
-	paths := []*string{&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile}
+	paths := []*string{
+		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
+	}
 	for i := range c.Audit.Ship {
 		paths = append(paths, &c.Audit.Ship[i].File, &c.Audit.Ship[i].CA, &c.Audit.Ship[i].Syslog)
 	}

@@ -1,0 +1,101 @@
+package v1
+
+import "time"
+
+// NewKey is the body of POST /admin/v1/keys.
+type NewKey struct {
+	Index       uint32 `json:"index,omitzero"` // 0: the lowest that is free
+	Name        string `json:"name,omitempty"`
+	Algorithm   string `json:"algorithm,omitempty"`
+	PreActive   bool   `json:"pre_active,omitzero"` // it seals only after it is activated
+	KeySettings `json:",inline"`
+}
+
+// KeySettings is the body of PATCH /admin/v1/keys/{key}: each field that is given is one
+// change, and "0" or an empty text ends a setting.
+type KeySettings struct {
+	Description    *string           `json:"description,omitzero"`
+	Labels         map[string]string `json:"labels,omitempty"` // an empty value takes a label away
+	Owner          *string           `json:"owner,omitzero"`   // an app
+	Rotate         *string           `json:"rotate,omitzero"`  // 24h, 7d
+	RotateAfter    *uint64           `json:"rotate_after,omitzero"`
+	Retain         *string           `json:"retain,omitzero"`
+	RequireContext *string           `json:"require_context,omitzero"` // app,chat_type:enum(dm|group),revision:int
+	StrictContext  *bool             `json:"strict_context,omitzero"`
+}
+
+// KeyOrder is the body of POST /admin/v1/keys/{key}/VERB.
+type KeyOrder struct {
+	Version uint32 `json:"version,omitzero"` // 0: the whole key
+	Days    int    `json:"days,omitzero"`    // of schedule-destroy; 0: 30
+	Why     string `json:"why,omitempty"`    // of hold
+}
+
+// AdminKey is a key as administrators see it: wrapped, never in the clear. Version, State,
+// KCV and Wrapped are those of the newest version that is not destroyed.
+type AdminKey struct {
+	Index     uint32            `json:"index"`
+	Name      string            `json:"name"`
+	Version   uint32            `json:"version"`
+	Algorithm string            `json:"algorithm"`
+	State     string            `json:"state"`
+	KCV       string            `json:"kcv"`
+	Wrapped   string            `json:"wrapped"` // empty once destroyed
+	Created   time.Time         `json:"created"`
+	Rotated   time.Time         `json:"rotated,omitzero"` // when the newest version was made
+	LastUsed  time.Time         `json:"last_used,omitzero"`
+	Versions  []AdminKeyVersion `json:"versions,omitempty"`
+
+	Description    string            `json:"description,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Owner          string            `json:"owner,omitempty"`
+	Rotate         string            `json:"rotate,omitempty"`
+	RotateAfter    uint64            `json:"rotate_after,omitzero"`
+	Retain         string            `json:"retain,omitempty"`
+	RequireContext string            `json:"require_context,omitempty"`
+	StrictContext  bool              `json:"strict_context,omitzero"`
+
+	Rotates   time.Time `json:"rotates,omitzero"`    // when the next rotation is due
+	DestroyAt time.Time `json:"destroy_at,omitzero"` // when the whole key is to be destroyed
+	Hold      *KeyHold  `json:"hold,omitzero"`       // while it lasts
+	Opens     []Span    `json:"opens,omitempty"`     // messages sealed when still open
+}
+
+// KeyHold is a legal hold.
+type KeyHold struct {
+	Since time.Time `json:"since"`
+	By    string    `json:"by"`
+	Why   string    `json:"why"`
+}
+
+// Span is a time in which messages were sealed that still open. Until is zero while it
+// goes on.
+type Span struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// AdminKeyVersion is one version of a key.
+type AdminKeyVersion struct {
+	Version     uint32    `json:"version"`
+	State       string    `json:"state"`
+	KCV         string    `json:"kcv"`
+	Wrapped     string    `json:"wrapped"` // empty once destroyed
+	Created     time.Time `json:"created"`
+	SealedFrom  time.Time `json:"sealed_from,omitzero"`
+	SealedUntil time.Time `json:"sealed_until,omitzero"`
+	Compromised time.Time `json:"compromised,omitzero"`
+	DestroyAt   time.Time `json:"destroy_at,omitzero"` // ordered, or by retention
+	Destroyed   time.Time `json:"destroyed,omitzero"`
+	Seals       uint64    `json:"seals"`
+	Opens       uint64    `json:"opens"`
+	LastUsed    time.Time `json:"last_used,omitzero"`
+}
+
+// Reservation is a range of key indexes that is kept for one app, and the body of POST
+// /admin/v1/key-ranges; with Remove the range is given up.
+type Reservation struct {
+	Range  string `json:"range"` // 100-199
+	App    string `json:"app,omitempty"`
+	Remove bool   `json:"remove,omitzero"`
+}

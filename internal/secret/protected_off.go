@@ -1,0 +1,5 @@
+//go:build unprotected
+
+package secret
+
+const protected = false

@@ -1,0 +1,105 @@
+package lease_test
+
+import (
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/keystore/bolt"
+	"github.com/trikey/trikey/kms/lease"
+)
+
+const name = "lease/test"
+
+type election struct {
+	t     *testing.T
+	store keystore.Store
+	now   time.Time
+}
+
+func newElection(t *testing.T) *election {
+	t.Helper()
+	store, err := bolt.Open(bolt.Config{Path: filepath.Join(t.TempDir(), "store.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	return &election{t, store, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+}
+
+func (e *election) node(holder string) *lease.Lease {
+	return &lease.Lease{Store: e.store, Name: name, Holder: holder, TTL: time.Minute, Now: func() time.Time { return e.now }}
+}
+
+func (e *election) want(l *lease.Lease, want bool) {
+	e.t.Helper()
+	if got, err := l.Hold(e.t.Context()); err != nil || got != want {
+		e.t.Errorf("%s at %s: %v %v", l.Holder, e.now, got, err)
+	}
+}
+
+func TestLease(t *testing.T) {
+	e := newElection(t)
+	a, b := e.node("a"), e.node("b")
+	e.want(a, true)
+	e.want(b, false)
+	e.now = e.now.Add(50 * time.Second)
+	e.want(a, true) // renewed
+	e.now = e.now.Add(50 * time.Second)
+	e.want(b, false)
+	e.now = e.now.Add(10 * time.Second) // a was silent
+	e.want(b, true)
+	e.want(a, false)
+	if err := a.Release(t.Context()); err != nil { // not its own
+		t.Error(err)
+	}
+	e.want(a, false)
+	if err := b.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := b.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	e.want(a, true)
+}
+
+// An entry that no node wrote keeps nobody from being elected.
+func TestOddEntries(t *testing.T) {
+	e := newElection(t)
+	for _, value := range []string{"", "x", "{}", `{"holder":"z","until":"2999-01-01T00:00:00Z"}`} {
+		if _, err := e.store.Txn(t.Context(), nil, []keystore.Write{{Name: name, Value: []byte(value)}}); err != nil {
+			t.Fatal(err)
+		}
+		e.want(e.node("a"), true)
+	}
+}
+
+// Of many nodes that stand at once, one is elected, time and again.
+func TestOneHolder(t *testing.T) {
+	e := newElection(t)
+	for range 20 {
+		var wg sync.WaitGroup
+		var mu sync.Mutex // guards held
+		held := 0
+		for i := range 8 {
+			wg.Go(func() {
+				ok, err := e.node(string(rune('a' + i))).Hold(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if ok {
+					held++
+				}
+			})
+		}
+		wg.Wait()
+		if held != 1 {
+			t.Fatalf("%d nodes hold the lease", held)
+		}
+		e.now = e.now.Add(time.Minute)
+	}
+}
