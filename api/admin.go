@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/pem"
 	"log/slog"
 	"net/http"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
@@ -43,6 +45,9 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Get("/admin/v1/keys/{key}/certificates", jsonhttp.Handle(maxAdminBody, a.certificates))
 	r.Get("/admin/v1/key-ranges", jsonhttp.Handle(maxAdminBody, a.reservations))
 	r.Post("/admin/v1/key-ranges", jsonhttp.Handle(maxAdminBody, a.reserve))
+	r.Post("/admin/v1/keys/{key}/export", jsonhttp.Handle(maxAdminBody, a.exportKey))
+	r.Post("/admin/v1/imports", jsonhttp.Handle(maxAdminBody, a.beginImport))
+	r.Post("/admin/v1/imports/{id}", jsonhttp.Handle(maxAdminBody, a.finishImport))
 	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
 	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
@@ -57,6 +62,31 @@ type admin struct{ service *kms.Service }
 func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
 	records, err := a.service.CheckRecords(r.Context())
 	return v1.Integrity{Records: records}, err
+}
+
+func (a admin) exportKey(r *http.Request, _ jsonhttp.None) (jsonhttp.None, error) {
+	return jsonhttp.None{}, a.service.ExportKey(chi.URLParam(r, "key"))
+}
+
+func (a admin) beginImport(r *http.Request, _ jsonhttp.None) (v1.ImportKey, error) {
+	made, err := a.service.BeginImport(r.Context(), actor(r))
+	if err != nil {
+		return v1.ImportKey{}, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: made.Public})
+	return v1.ImportKey{ID: made.ID.String(), PublicKey: string(text), Expires: made.Expires}, nil
+}
+
+func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, error) {
+	n, err := newKey(in.NewKey)
+	if err != nil {
+		return v1.AdminKey{}, err
+	}
+	var id hsm.ID
+	if err := id.UnmarshalText([]byte(chi.URLParam(r, "id"))); err != nil {
+		return v1.AdminKey{}, err
+	}
+	return adminKey(a.service.FinishImport(r.Context(), actor(r), n, id, in.Blob))
 }
 
 func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {

@@ -8,6 +8,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
@@ -16,15 +17,25 @@ import (
 	"github.com/trikey/trikey/kms/policy"
 )
 
-func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
-	n := kms.NewKey{Index: in.Index, Name: in.Name, Algorithm: alg.AES256GCM, PreActive: in.PreActive}
-	var err error
-	if in.Algorithm != "" {
-		if n.Algorithm, err = alg.ByName(in.Algorithm); err != nil {
-			return v1.AdminKey{}, err
+// newKey is what a key shall be.
+func newKey(in v1.NewKey) (n kms.NewKey, err error) {
+	n = kms.NewKey{Index: in.Index, Name: in.Name, Exportable: in.Exportable, Published: in.Publish, PreActive: in.PreActive}
+	if in.Purpose != "" {
+		if n.Purpose, err = hsm.ParsePurpose(in.Purpose); err != nil {
+			return n, err
 		}
 	}
-	if err := changeSettings(&n.Settings, in.KeySettings); err != nil {
+	if in.Algorithm != "" {
+		if n.Algorithm, err = alg.ByName(in.Algorithm); err != nil {
+			return n, err
+		}
+	}
+	return n, changeSettings(&n.Settings, in.KeySettings)
+}
+
+func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
+	n, err := newKey(in)
+	if err != nil {
 		return v1.AdminKey{}, err
 	}
 	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
@@ -96,7 +107,7 @@ func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], er
 	out := v1.Batch[v1.AdminKey]{Items: make([]v1.AdminKey, 0, len(keys))}
 	for _, k := range keys {
 		item, _ := adminKey(k, nil)
-		item.Versions = nil
+		item.Versions, item.Public = nil, nil
 		out.Items = append(out.Items, item)
 	}
 	return out, err
@@ -208,6 +219,7 @@ func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
 	out := v1.AdminKey{
 		Index: k.Index, Name: k.Name, Version: v.Version, Algorithm: k.Algorithm.String(), State: string(k.State()),
 		KCV: v.KCV, Wrapped: wrapped(v), Created: k.Created, Rotates: k.Rotates(),
+		Purpose: k.Purpose().String(), Exportable: k.Exportable(), Published: k.Published,
 	}
 	if newest := k.Newest(); newest.Version > 1 {
 		out.Rotated = newest.Created
@@ -244,7 +256,8 @@ func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
 	for _, s := range k.Opens() {
 		out.Opens = append(out.Opens, v1.Span{From: s.From, Until: s.Until})
 	}
-	return out, nil
+	out.Public, err = publicKeys(k)
+	return out, err
 }
 
 func wrapped(v *kms.Version) string {
@@ -257,7 +270,7 @@ func wrapped(v *kms.Version) string {
 func adminVersion(k *kms.Key, v *kms.Version) v1.AdminKeyVersion {
 	out := v1.AdminKeyVersion{
 		Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: wrapped(v), Created: v.Created,
-		SealedFrom: v.Activated(), DestroyAt: k.DestroysAt(v),
+		SealedFrom: v.Activated(), DestroyAt: k.DestroysAt(v), Imported: v.Imported,
 	}
 	if m := v.Marks; m != nil {
 		out.SealedUntil, out.Compromised, out.Destroyed = m.Ended, m.Compromised, m.Destroyed

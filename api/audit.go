@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strconv"
 
+	"github.com/go-chi/chi/v5"
+
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
@@ -37,13 +39,21 @@ func (w *recorder) WriteHeader(status int) {
 // Write is that of http.ResponseWriter.
 func (w *recorder) Write(b []byte) (int, error) {
 	if !w.before() {
-		return len(b), nil
+		return 0, w.failed
 	}
 	return w.ResponseWriter.Write(b)
 }
 
 // Unwrap is for http.ResponseController.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// recordEnd records how a stream ended, whose beginning is recorded with its key.
+func (s *server) recordEnd(op string, r *request, err error) error {
+	event := audit.Event{Kind: audit.Data, Op: op, Phase: audit.End, Actor: r.app.Name, Address: s.clientAddr(r.Request).String()}
+	s.describe(&r.calls[0]).fill(&event)
+	event.Items, event.Outcome = r.items, audit.Outcome(err)
+	return s.cfg.Audit.Operation(event)
+}
 
 // group is what the operations of one event have in common.
 type group struct {
@@ -60,6 +70,9 @@ func (s *server) record(op string, r *request, err error) error {
 	}
 	switch {
 	case len(r.calls) == 0:
+		if chi.URLParam(r.Request, "key") != "" {
+			event.Key = s.describe(&kms.Call{Key: r.key()}).key
+		}
 		event.Items, event.Outcome = r.items, audit.Outcome(err)
 		return s.cfg.Audit.Operation(event)
 	case len(r.calls) == 1:

@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/base64"
-	"encoding/hex"
 	"net/http"
 	"strconv"
 
@@ -50,7 +49,7 @@ func (s *server) encrypt(r *request) error {
 
 func (s *server) decrypt(r *request) error {
 	if isRaw(r.Request) {
-		return s.raw(r, hsm.Decrypt, v1.MaxPlaintext+envelope.Overhead)
+		return s.raw(r, hsm.Decrypt, v1.MaxPlaintext+envelope.Overhead+maxPadding)
 	}
 	var in v1.DecryptRequest
 	if err := r.decode(&in); err != nil {
@@ -116,26 +115,6 @@ func (s *server) inspect(r *request) error {
 	return r.answer(found)
 }
 
-// Inspect reads the public part of a ciphertext's text form.
-func Inspect(text string) (v1.Inspection, error) {
-	if text == "" {
-		return v1.Inspection{}, required("ciphertext")
-	}
-	raw, err := decodeText(text)
-	if err != nil {
-		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
-	}
-	h, rest, err := envelope.Parse(raw)
-	if err != nil {
-		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
-	}
-	return v1.Inspection{
-		Format: envelope.Version, Algorithm: alg.ID(h.Suite).String(), Suite: int(h.Suite), Key: h.Index, Version: h.Version,
-		Salt: hex.EncodeToString(h.Salt[:]), Nonce: hex.EncodeToString(h.Nonce[:]),
-		Plaintext: len(rest) - envelope.TagSize, Ciphertext: len(raw),
-	}, nil
-}
-
 func (s *server) key(r *request) error {
 	k, err := s.cfg.Service.Visible(r.app, r.key())
 	if err != nil {
@@ -143,7 +122,7 @@ func (s *server) key(r *request) error {
 	}
 	info := v1.KeyInfo{
 		Index: k.Index, Name: k.Name, Version: k.Current().Version, Algorithm: k.Algorithm.String(),
-		Purpose: hsm.PurposeSeal.String(), State: string(k.State()), Versions: []uint32{},
+		Purpose: k.Purpose().String(), State: string(k.State()), Versions: []uint32{},
 	}
 	for _, v := range k.Versions {
 		if v.State != life.Destroyed {
@@ -153,8 +132,30 @@ func (s *server) key(r *request) error {
 	if k.Settings != nil {
 		info.RequireContext, info.StrictContext = k.Settings.Context.String(), k.Settings.Context.Strict
 	}
+	if info.Public, err = publicKeys(k); err != nil {
+		return err
+	}
 	return r.answer(info)
 }
+
+// publicKeys returns the public keys of a key that signs, none for any other.
+func publicKeys(k *kms.Key) ([]v1.PublicKey, error) {
+	var all []v1.PublicKey
+	for _, v := range k.Versions {
+		if len(v.Public) == 0 {
+			continue
+		}
+		text, err := alg.PublicPEM(k.Algorithm, v.Public)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v1.PublicKey{Version: v.Version, PEM: text, KeyID: kms.KeyID(k.Index, v.Version)})
+	}
+	return all, nil
+}
+
+// maxPadding is the most that a suite adds to a plaintext beside the overhead.
+const maxPadding = 16
 
 // isRaw reports whether the body is the message itself and not JSON.
 func isRaw(r *http.Request) bool { return r.Header.Get("Content-Type") == v1.OctetStream }

@@ -23,6 +23,7 @@ type Metrics struct {
 	requests     *prometheus.CounterVec
 	duration     *prometheus.HistogramVec
 	items        *prometheus.CounterVec
+	streamed     *prometheus.CounterVec
 	authFailures *prometheus.CounterVec
 }
 
@@ -34,11 +35,14 @@ func NewMetrics(status func(context.Context) (hsm.Status, error)) *Metrics {
 			Name: "trikey_requests_total", Help: "Requests of the data plane, by operation, outcome (ok or the error's code) and app.",
 		}, []string{"op", "code", "app"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "trikey_request_duration_seconds", Help: "Time from a request's header to its answer.",
+			Name: "trikey_request_duration_seconds", Help: "Time from a request's header to its answer, a stream's to its end.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1},
 		}, []string{"op"}),
 		items: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "trikey_items_total", Help: "Single operations: a batch counts each of its items.",
+			Name: "trikey_items_total", Help: "Single operations: a batch counts each of its items, a stream its segments.",
+		}, []string{"op"}),
+		streamed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "trikey_stream_bytes_total", Help: "Plaintext that streams carried, in bytes.",
 		}, []string{"op"}),
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "trikey_auth_failures_total", Help: "Requests that were refused before their operation, by reason.",
@@ -50,7 +54,7 @@ func NewMetrics(status func(context.Context) (hsm.Status, error)) *Metrics {
 		})
 	}
 	m.registry.MustRegister(
-		m.requests, m.duration, m.items, m.authFailures,
+		m.requests, m.duration, m.items, m.streamed, m.authFailures,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("trikey_sealed", "1 while the machine is not open.", func(s hsm.Status, err error) float64 { return b2f(err != nil || s.State != hsm.Open) }),
 		gauge("trikey_unseal_progress", "Key cards given in the unsealing under way.", func(s hsm.Status, _ error) float64 { return float64(s.Have) }),
@@ -77,6 +81,9 @@ func (m *Metrics) observe(op string, err error, r *request, took time.Duration) 
 	m.requests.WithLabelValues(op, code, app).Inc()
 	m.duration.WithLabelValues(op).Observe(took.Seconds())
 	m.items.WithLabelValues(op).Add(float64(r.items))
+	if r.bytes > 0 {
+		m.streamed.WithLabelValues(op).Add(float64(r.bytes))
+	}
 }
 
 func (m *Metrics) authFailure(reason string) { m.authFailures.WithLabelValues(reason).Inc() }
@@ -100,8 +107,16 @@ func NewOps(service *kms.Service, m *Metrics, log *audit.Log) http.Handler {
 			jsonhttp.Error(w, r, err)
 			return
 		}
+		if err := service.Degraded(); err != nil {
+			// Calls are answered: a balancer that took this node out would only have fewer.
+			jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "degraded", "store": err.Error()})
+			return
+		}
 		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ready"})
 	})
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "trikey_store_up", Help: "1 while the key store answers; 0 while calls are served from memory and changes are refused.",
+	}, func() float64 { return b2f(service.Degraded() == nil) }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux
 }

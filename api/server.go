@@ -2,7 +2,7 @@
 // the management socket for the command line (NewAdmin), and the ops listener
 // (NewOps). docs/api.md describes all three for their users.
 //
-// Every data route goes through server.route, which answers for the machine being
+// Every data route but the published key set goes through server.route, which answers for the machine being
 // open, the caller being known, and its address being allowed, before the route
 // sees the request.
 package api
@@ -60,8 +60,17 @@ func New(cfg Config) http.Handler {
 	r.Post("/v1/batch/encrypt", s.route("batch_encrypt", s.batchEncrypt))
 	r.Post("/v1/batch/decrypt", s.route("batch_decrypt", s.batchDecrypt))
 	r.Post("/v1/batch/reencrypt", s.route("batch_reencrypt", s.batchReencrypt))
+	r.Post("/v1/stream/{key}/encrypt", s.route("stream_encrypt", s.streamEncrypt))
+	r.Post("/v1/stream/{key}/decrypt", s.route("stream_decrypt", s.streamDecrypt))
 	r.Post("/v1/ciphertext/inspect", s.route("inspect", s.inspect))
+	r.Post("/v1/keys/{key}/datakey", s.route("datakey", s.dataKey))
+	r.Post("/v1/keys/{key}/sign", s.route("sign", s.sign))
+	r.Post("/v1/keys/{key}/verify", s.route("verify", s.verify))
+	r.Post("/v1/keys/{key}/mac", s.route("mac", s.mac))
+	r.Post("/v1/keys/{key}/mac/verify", s.route("mac_verify", s.verifyMac))
+	r.Get("/v1/random", s.route("random", s.random))
 	r.Get("/v1/keys/{key}", s.route("key", s.key))
+	r.Get("/.well-known/jwks.json", s.keySet)
 	return r
 }
 
@@ -73,6 +82,8 @@ type request struct {
 	app   *auth.App
 	items int        // operations done, for the metrics
 	calls []kms.Call // what was done, for the audit
+	begun bool       // the answer has begun: an error can no longer be one
+	bytes int64      // of plaintext that a stream carried, for the metrics
 }
 
 // key returns the reference in the request's path.
@@ -97,13 +108,16 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 		start := time.Now()
 		req := &request{Request: r, w: w, in: w}
 		err := s.audited(op, req, serve)
-		if err != nil {
+		if err != nil && !req.begun {
 			if fault.CodeOf(err) == fault.Unauthorized {
 				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
 			}
 			jsonhttp.Error(w, r, public(err))
 		}
 		s.cfg.Metrics.observe(op, err, req, time.Since(start))
+		if err != nil && req.begun {
+			req.breakOff(public(err))
+		}
 	}
 }
 
@@ -120,7 +134,12 @@ func (s *server) audited(op string, r *request, serve func(*request) error) erro
 	err := serve(r)
 	switch {
 	case recorder.failed != nil:
+		r.begun = false // nothing went out
 		return recorder.failed
+	case r.begun:
+		if failed := s.recordEnd(op, r, err); err == nil {
+			err = failed
+		}
 	case err != nil && !recorder.done:
 		if failed := s.record(op, r, err); failed != nil {
 			return failed

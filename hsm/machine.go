@@ -14,6 +14,7 @@ package hsm
 
 import (
 	"context"
+	"time"
 
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/harden"
@@ -69,12 +70,27 @@ type Kind uint8
 
 // The kinds of operations.
 const (
-	Encrypt    Kind = iota + 1 // Input plaintext, Output ciphertext
-	Decrypt                    // Input ciphertext, Output plaintext
-	Reencrypt                  // Input ciphertext under Key, Output ciphertext under To
-	SealRecord                 // Input a record of the key store, Output sealed
-	OpenRecord                 // the reverse
-	Rewrap                     // Key a wrapped key, Output the same key wrapped under Generation
+	Encrypt     Kind = iota + 1 // Input plaintext, Output ciphertext
+	Decrypt                     // Input ciphertext, Output plaintext
+	Reencrypt                   // Input ciphertext under Key, Output ciphertext under To
+	SealRecord                  // Input a record of the key store, Output sealed
+	OpenRecord                  // the reverse
+	Rewrap                      // Key a wrapped key, Output the same key wrapped under Generation
+	Mac                         // Input a message, Output its code under Key
+	VerifyMac                   // Input a message, Signature its code; fault.SignatureInvalid when it is not
+	Sign                        // Input a message, Output its signature by Key
+	Verify                      // Input a message, Signature its signature; fault.SignatureInvalid when it is not
+	PublicKey                   // Output the public key of Key
+	DataKey                     // Output Size random bytes, sealed under Key as Encrypt seals; Plain the same in the clear
+	Random                      // Output Size random bytes
+	SealSegment                 // Input a segment's plaintext, Output the segment; where Segment has no header, a new one before it
+	OpenSegment                 // Input a segment, Output its plaintext
+)
+
+// Limits of Op.Size.
+const (
+	MaxRandom  = 1024
+	MaxDataKey = 64
 )
 
 // Op is one operation of a call to Machine.Do. Ciphertexts are in binary form
@@ -84,17 +100,34 @@ type Op struct {
 	Kind      Kind
 	Key       WrappedKey // Encrypt: the key. Decrypt, Reencrypt: the key that opens Input
 	To        WrappedKey // Reencrypt: the key that seals Output
-	Algorithm alg.ID     // Encrypt, Reencrypt: the suite; 0 is the sealing key's own
-	Context   []byte     // canonical context of Input (Decrypt, Reencrypt) or Output (Encrypt)
+	Algorithm alg.ID     // Encrypt, Reencrypt, a stream's first SealSegment: the suite; 0 is the sealing key's own
+	Context   []byte     // canonical context of Input (Decrypt, Reencrypt, OpenSegment) or Output (Encrypt, SealSegment)
 	ToContext []byte     // Reencrypt: canonical context of Output
 	Record    RecordID   // SealRecord, OpenRecord
+	Segment   Segment    // SealSegment, OpenSegment
 	// Generation is that of the root which SealRecord and Rewrap seal under; 0 is the
 	// machine's own. What is opened says itself which root it needs.
 	Generation uint32
 	Input      []byte
+	Signature  []byte // VerifyMac: the code. Verify: the signature
+	Size       int    // DataKey, Random
+	Reveal     bool   // DataKey: give Plain too
 
+	Plain  []byte // DataKey: the key in the clear, when Reveal asks for it
 	Output []byte // the result, appended to what the caller left here
 	Err    error
+}
+
+// Segment says where a segment of a stream belongs (docs/format.md, Stream).
+//
+// The machine draws the header, salt and nonce prefix with it, when it seals the
+// first segment; its caller gives it back with each that follows, and never has two
+// plaintexts sealed under one counter. A call that failed may be repeated: the same
+// input gives the same segment.
+type Segment struct {
+	Header  []byte // of the stream; none when its first segment is sealed
+	Counter uint32 // from 0
+	Last    bool   // the stream ends with it
 }
 
 // RecordID names a sealed record of the key store. It is authenticated with the
@@ -103,6 +136,25 @@ type Op struct {
 type RecordID struct {
 	Name     string
 	Revision uint64
+}
+
+// Importer is a Machine that takes in business keys which were made elsewhere. Both
+// halves of an import are the same machine's: its one-time key never leaves it.
+type Importer interface {
+	// BeginImport makes a one-time key for one import, valid for some minutes.
+	BeginImport(ctx context.Context) (ImportKey, error)
+
+	// FinishImport opens what was wrapped for the import of that id, and wraps the key
+	// in it under the root, bound to b. The one-time key is gone afterwards, whatever
+	// the result.
+	FinishImport(ctx context.Context, id ID, blob []byte, b Binding) (GeneratedKey, error)
+}
+
+// ImportKey is the public part of a one-time import key.
+type ImportKey struct {
+	ID      ID
+	Public  []byte // DER of a SubjectPublicKeyInfo, RSA
+	Expires time.Time
 }
 
 // GeneratedKey is a new business key.

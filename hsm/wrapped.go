@@ -10,22 +10,6 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 )
 
-// Purpose is what a business key may be used for. A key has one.
-type Purpose uint8
-
-// The purposes of business keys.
-const (
-	PurposeSeal Purpose = 1 // encrypt, decrypt, re-encrypt
-)
-
-// String returns the purpose's name.
-func (p Purpose) String() string {
-	if p == PurposeSeal {
-		return "seal"
-	}
-	return fmt.Sprintf("purpose(%d)", uint8(p))
-}
-
 // Binding is what a business key is for. It is authenticated with the wrapped
 // key: a wrapped key cannot be made to pass for another index, version,
 // algorithm, purpose or region.

@@ -24,15 +24,20 @@ var (
 	ErrConflict = errors.New("keystore: compared entry has changed")
 	// ErrCompacted: the history that a watch asked for is gone; list again.
 	ErrCompacted = errors.New("keystore: revision is compacted")
+	// ErrUnavailable: the store cannot be reached, or has no quorum; try again later. A
+	// transaction that ended so may have been applied, or may be yet.
+	ErrUnavailable = errors.New("keystore: unavailable")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("keystore: closed")
 )
 
-// Limits that every backend keeps to.
+// Limits that every backend keeps to. Those of a transaction are what an etcd takes as it
+// is installed (--max-txn-ops 128, --max-request-bytes 1.5 MiB).
 const (
-	MaxName  = 512     // bytes of an entry's name
-	MaxValue = 1 << 20 // bytes of an entry's value
-	MaxTxn   = 1024    // comparisons and writes in one transaction
+	MaxName     = 512             // bytes of an entry's name
+	MaxValue    = 1 << 20         // bytes of an entry's value
+	MaxTxn      = 128             // comparisons, and writes, in one transaction
+	MaxTxnBytes = 1<<20 + 256<<10 // bytes of all names and values in one transaction
 )
 
 // Entry is a value under a name.
@@ -76,15 +81,17 @@ type Store interface {
 
 	// List returns at most limit entries whose names begin with prefix and sort
 	// after the name after, in byte order of names, and the store's revision at
-	// that moment. A call that returns fewer than limit entries has reached the
-	// end.
+	// that moment: all entries of a call are of one moment. A call that returns fewer
+	// than limit entries has reached the end.
 	List(ctx context.Context, prefix, after string, limit int) ([]Entry, int64, error)
 
 	// Watch calls f, from one goroutine and in order, with the events of each
 	// transaction after the revision from that touched a name with the prefix,
 	// until ctx ends or f returns an error; it returns that error, or ErrCompacted if
-	// the history since from is no longer kept. It never skips and never repeats a
-	// transaction.
+	// the history since from is no longer kept, or ErrUnavailable when the store does
+	// not answer: then watch again from the last revision seen. It never skips and
+	// never repeats a transaction. Where the store is out of reach it may also wait in
+	// silence, and goes on when the store is back.
 	Watch(ctx context.Context, prefix string, from int64, f func([]Event) error) error
 
 	// Close ends all watches with ErrClosed and releases the store.

@@ -9,21 +9,30 @@ import (
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
-	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/policy"
 )
 
 // Call is one operation of the data plane. Ciphertexts are in binary form.
 type Call struct {
-	Kind      hsm.Kind // Encrypt, Decrypt or Reencrypt
-	Key       string   // Encrypt: index or name. Decrypt: the same, or "" for whatever the ciphertext names
+	Kind      hsm.Kind // Encrypt, Decrypt, Reencrypt, DataKey, Mac, VerifyMac, Sign, Verify or Random; Stream makes those of its segments
+	Key       string   // index or name. Decrypt: the same, or "" for whatever the ciphertext names
 	ToKey     string   // Reencrypt: index or name; "" is the ciphertext's own key
 	Algorithm string   // Encrypt, Reencrypt: "" is the sealing key's own; under the same key, the ciphertext's
 	Context   envelope.Context
 	ToContext envelope.Context // Reencrypt
 	Input     []byte
 
+	Version   uint32 // VerifyMac, Verify: the key version; 0 is the newest
+	Signature []byte // VerifyMac: the code. Verify: the signature
+	Size      int    // DataKey, Random: bytes
+	Reveal    bool   // DataKey: give Plain too
+	Index     bool   // Mac, VerifyMac: of Context and Input, as a blind index
+	JWS       *JWS   // Sign, Verify: as a JSON Web Signature
+
+	segment hsm.Segment // of a stream
+
 	// Results.
+	Plain        []byte // DataKey
 	Output       []byte // appended to what the caller left here
 	KeyIndex     uint32
 	KeyVersion   uint32
@@ -91,7 +100,7 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 	if err := errors.Join(c.Context.Validate(), c.ToContext.Validate()); err != nil {
 		return hsm.Op{}, err
 	}
-	op := hsm.Op{Kind: c.Kind, Input: c.Input, Output: c.Output, Context: c.Context.AppendCanonical(nil)}
+	op := hsm.Op{Kind: c.Kind, Input: c.Input, Output: c.Output, Context: c.Context.AppendCanonical(nil), Segment: c.segment}
 	var err error
 	switch c.Kind {
 	case hsm.Encrypt:
@@ -112,6 +121,21 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		if c.Algorithm == "" && c.KeyIndex == from { // the same key: what the ciphertext had
 			op.Algorithm, c.KeyAlgorithm = suite, suite
 		}
+	case hsm.DataKey:
+		op.Size, op.Reveal = c.Size, c.Reveal
+		op.Key, op.Algorithm, err = c.sealing(l, app, policy.DataKey, c.Key, c.Context)
+	case hsm.Random:
+		op.Size = c.Size
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify:
+		err = c.prepareKeyed(l, app, &op)
+	case hsm.SealSegment:
+		if len(c.segment.Header) == 0 {
+			op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key, c.Context)
+		} else { // what the stream began with, whatever the newest version is by now
+			op.Key, err = c.opening(l, app, policy.Encrypt)
+		}
+	case hsm.OpenSegment:
+		op.Key, err = c.opening(l, app, policy.Decrypt)
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}
@@ -125,10 +149,10 @@ func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string, bo
 	if err != nil {
 		return "", 0, err
 	}
-	v := k.Newest()
-	if v.State != life.Active {
+	if !k.seals() {
 		return "", 0, k.cannotSeal()
 	}
+	v := k.Newest()
 	if k.Settings != nil {
 		if err := k.Settings.Context.Check(bound); err != nil {
 			return "", 0, err
@@ -153,7 +177,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 			return "", err
 		}
 	}
-	header, _, err := envelope.Parse(c.Input)
+	header, err := c.header()
 	if err != nil {
 		return "", fault.DecryptFailed
 	}
@@ -170,7 +194,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 		return "", fault.DecryptFailed
 	}
 	v := k.Version(header.Version)
-	if v == nil || k.Suspended != nil || k.DestroyAt != nil || v.State != life.Active && v.State != life.Deactivated || v.Marks != nil && !v.Marks.DestroyAt.IsZero() {
+	if v == nil || !k.opens(v) {
 		if err := k.cannotOpen(header.Version, app); err != nil {
 			return "", err
 		}
@@ -178,6 +202,17 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 	c.openedBy, c.openedVer = k, header.Version
 	c.KeyAlgorithm = alg.ID(header.Suite)
 	return v.Wrapped, nil
+}
+
+// header is that of the ciphertext, or what it has in common with that of the
+// segment's stream.
+func (c *Call) header() (envelope.Header, error) {
+	if c.Kind == hsm.SealSegment || c.Kind == hsm.OpenSegment {
+		h, _, err := envelope.ParseStream(c.segment.Header)
+		return envelope.Header{Suite: h.Suite, Index: h.Index, Version: h.Version}, err
+	}
+	h, _, err := envelope.Parse(c.Input)
+	return h, err
 }
 
 // granted returns the key of a reference if the app may use it. A key that the
@@ -202,9 +237,12 @@ func forbidden(grant policy.Op) error {
 
 // finish takes over what the machine did, and counts it.
 func (c *Call) finish(l *loaded, op *hsm.Op, now int64) {
-	c.Output, c.Err = op.Output, op.Err
+	c.Output, c.Plain, c.Err = op.Output, op.Plain, op.Err
 	if c.Err != nil {
 		return
+	}
+	if c.JWS != nil {
+		c.Output = c.JWS.finish(c.Kind, op)
 	}
 	if c.openedBy != nil {
 		u := l.keys.useOf(c.openedBy, c.openedVer)

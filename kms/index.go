@@ -24,11 +24,13 @@ func keyEntry(index uint32) string { return fmt.Sprintf("%s%010d", keyPrefix, in
 // Key is a business key and its versions, oldest first. Keys are shared and
 // never changed in place.
 type Key struct {
-	Index     uint32    `json:"index"`
-	Name      string    `json:"name"`
-	Algorithm alg.ID    `json:"algorithm"`
-	Created   time.Time `json:"created"`
-	Versions  []Version `json:"versions"`
+	Index     uint32      `json:"index"`
+	Name      string      `json:"name"`
+	Algorithm alg.ID      `json:"algorithm"`
+	For       hsm.Purpose `json:"purpose"`
+	Created   time.Time   `json:"created"`
+	Versions  []Version   `json:"versions"`
+	Published bool        `json:"published,omitzero"` // public keys are in the key set that anybody may read
 
 	// What few keys have is behind pointers: there may be a million keys in memory.
 	Settings  *Settings  `json:"settings,omitzero"`
@@ -52,6 +54,21 @@ type Version struct {
 	Wrapped hsm.WrappedKey `json:"wrapped,omitzero"` // empty once destroyed
 	Created time.Time      `json:"created"`
 	Marks   *Marks         `json:"marks,omitzero"`
+
+	Public   []byte `json:"public,omitempty"`  // of a key that signs: the public key (hsm.PublicKey)
+	Imported bool   `json:"imported,omitzero"` // made elsewhere
+}
+
+// Purpose returns what the key may be used for. Its wrapped keys are bound to it.
+func (k *Key) Purpose() hsm.Purpose { return k.For }
+
+// Exportable reports whether the key was made to be exported.
+func (k *Key) Exportable() bool { return k.binding().Exportable }
+
+// binding returns what the newest version that is not destroyed is bound to.
+func (k *Key) binding() hsm.Binding {
+	h, _ := k.Current().Wrapped.Header() // checked when it was taken in
+	return h.Binding
 }
 
 // Marks are the times of a version's life after it was made. A version that was never

@@ -22,12 +22,35 @@ type Actor string
 
 // NewKey is what a key shall be.
 type NewKey struct {
-	Index     uint32 // 0: the lowest that is free
-	Name      string // "": key-INDEX
-	Algorithm alg.ID
+	Index      uint32      // 0: the lowest that is free
+	Name       string      // "": key-INDEX
+	Purpose    hsm.Purpose // 0: seal
+	Algorithm  alg.ID      // 0: the usual one of the purpose
+	Exportable bool        // bound in the wrapped key for good
+	Published  bool        // sign: public keys are in the key set that anybody may read
+
 	Settings  Settings
 	PreActive bool // it shall not seal before ActivateKey
+
+	imported bool
 }
+
+// fill puts in what was left out, and checks that it goes together.
+func (n *NewKey) fill() error {
+	if n.Purpose == 0 {
+		n.Purpose = hsm.PurposeSeal
+	}
+	if n.Algorithm == 0 {
+		n.Algorithm = n.Purpose.Usual()
+	}
+	if n.Published && n.Purpose != hsm.PurposeSign {
+		return fault.New(fault.BadRequest, "publish: only a key of the purpose sign has a public key")
+	}
+	return n.Purpose.Check(n.Algorithm)
+}
+
+// maker has the machine make a business key, or take one in.
+type maker func(context.Context, hsm.Binding) (hsm.GeneratedKey, error)
 
 var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,63}$`)
 
@@ -51,18 +74,28 @@ func (k *Key) check(entry string) error {
 		if err != nil || h.Index != k.Index || h.Version != v.Version {
 			return fault.New(fault.RecordDamaged, "record %s: the wrapped key of version %d is another's", entry, v.Version)
 		}
+		if h.Purpose != k.For {
+			return fault.New(fault.RecordDamaged, "record %s: the wrapped key of version %d is for another purpose", entry, v.Version)
+		}
 	}
 	return nil
 }
 
 // CreateKey has the machine make a business key, and stores it wrapped.
 func (s *Service) CreateKey(ctx context.Context, who Actor, n NewKey) (*Key, error) {
+	return s.addKey(ctx, who, n, "key created", s.cfg.Machine.GenerateKey)
+}
+
+func (s *Service) addKey(ctx context.Context, who Actor, n NewKey, what string, from maker) (*Key, error) {
 	l, err := s.serving()
 	if err != nil {
 		return nil, err
 	}
+	if err := n.fill(); err != nil {
+		return nil, err
+	}
 	for {
-		k, err := s.createKey(ctx, l, n)
+		k, err := s.createKey(ctx, l, n, from)
 		if n.Index == 0 && errors.Is(err, fault.Conflict) && (n.Name == "" || l.keys.named(n.Name) == nil) {
 			continue // somebody took the index meanwhile
 		}
@@ -70,13 +103,13 @@ func (s *Service) CreateKey(ctx context.Context, who Actor, n NewKey) (*Key, err
 			continue // the key was wrapped by the root before
 		}
 		if err == nil {
-			s.cfg.Log.Info("key created", "by", who, "index", k.Index, "name", k.Name, "algorithm", k.Algorithm, "kcv", k.Newest().KCV)
+			s.cfg.Log.Info(what, "by", who, "index", k.Index, "name", k.Name, "algorithm", k.Algorithm, "purpose", n.Purpose.String(), "kcv", k.Newest().KCV)
 		}
 		return k, err
 	}
 }
 
-func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, error) {
+func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker) (*Key, error) {
 	if n.Index == 0 {
 		n.Index = l.keys.free(func(from uint32) uint32 { return l.ranges.next(from, n.Settings.Owner) })
 	}
@@ -98,14 +131,15 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, err
 	if err := l.checkSettings(n.Index, n.Settings); err != nil {
 		return nil, err
 	}
-	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, Created: s.now()}
+	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, For: n.Purpose, Created: s.now(), Published: n.Published}
 	if !reflect.ValueOf(n.Settings).IsZero() {
 		k.Settings = &n.Settings
 	}
-	v, err := s.newVersion(ctx, k, 1)
+	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: 1, Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
 	if err != nil {
 		return nil, err
 	}
+	v.Imported = n.imported
 	if n.PreActive {
 		v.State = life.PreActive
 	}
@@ -132,18 +166,24 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey) (*Key, err
 
 // newVersion has the machine make a version. It is record.ErrRotated when the machine
 // and the records are at different roots, as they are for a moment of a rotation.
-func (s *Service) newVersion(ctx context.Context, k *Key, number uint32) (Version, error) {
+func (s *Service) newVersion(ctx context.Context, b hsm.Binding, from maker) (Version, error) {
 	generation := s.keep.Generation()
-	made, err := s.cfg.Machine.GenerateKey(ctx, hsm.Binding{
-		Index: k.Index, Version: number, Algorithm: k.Algorithm, Purpose: hsm.PurposeSeal,
-	})
+	made, err := from(ctx, b)
 	if err != nil {
 		return Version{}, err
 	}
 	if made.Wrapped.Generation() != generation {
 		return Version{}, record.ErrRotated
 	}
-	return Version{Version: number, State: life.Active, KCV: made.KCV, Wrapped: made.Wrapped, Created: s.now()}, nil
+	v := Version{Version: b.Version, State: life.Active, KCV: made.KCV, Wrapped: made.Wrapped, Created: s.now()}
+	if b.Purpose == hsm.PurposeSign {
+		ops := []hsm.Op{{Kind: hsm.PublicKey, Key: made.Wrapped}}
+		if err := errors.Join(s.cfg.Machine.Do(ctx, ops), ops[0].Err); err != nil {
+			return Version{}, err
+		}
+		v.Public = ops[0].Output
+	}
+	return v, nil
 }
 
 // RotateKey gives a key a new version, which seals from then on. The one before is
@@ -171,7 +211,9 @@ func (s *Service) rotate(ctx context.Context, who Actor, index uint32, due func(
 		case before.State == life.PreActive:
 			return fault.New(fault.Conflict, "version %d of key %d is not active yet; activate it (trikey key activate %d)", before.Version, k.Index, k.Index)
 		}
-		v, err := s.newVersion(ctx, k, k.Newest().Version+1)
+		b := k.binding()
+		b.Version = k.Newest().Version + 1
+		v, err := s.newVersion(ctx, b, s.cfg.Machine.GenerateKey)
 		if err != nil {
 			return err
 		}

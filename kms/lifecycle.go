@@ -339,6 +339,15 @@ func (k *Key) cannotSeal() error {
 	}
 }
 
+// seals reports whether the key seals.
+func (k *Key) seals() bool { return k.Newest().State == life.Active }
+
+// opens reports whether a version opens what it sealed, for every app that is granted it.
+func (k *Key) opens(v *Version) bool {
+	return k.Suspended == nil && k.DestroyAt == nil && (v.State == life.Active || v.State == life.Deactivated) &&
+		(v.Marks == nil || v.Marks.DestroyAt.IsZero())
+}
+
 // cannotOpen says why a version does not open for an app; nil when it does, being
 // compromised, but granted.
 func (k *Key) cannotOpen(number uint32, app *auth.App) error {

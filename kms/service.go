@@ -7,7 +7,9 @@
 // even recognise an app, until the machine is open and Load has read them.
 //
 // It serves from an index in memory, which follows the store's watch: other
-// nodes' changes arrive there as its own do.
+// nodes' changes arrive there as its own do. While the store is away the service goes on
+// with what it knows, refuses changes, and says so (Degraded); when it is back, it goes on
+// from the revision it has seen.
 package kms
 
 import (
@@ -41,6 +43,9 @@ type Config struct {
 	// Record runs f, which rotates or destroys of a key what is due, and has it recorded
 	// before and after; when it cannot be recorded f is not run. nil just runs f.
 	Record func(ctx context.Context, op string, index uint32, f func() error) error
+	// StoreCheck is how often the service looks whether the store answers, and tries
+	// again where it did not; one second when zero.
+	StoreCheck time.Duration
 
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
@@ -50,8 +55,8 @@ type Config struct {
 	TendEvery time.Duration
 }
 
-// Service is the key-management service. Unload or Close ends the goroutine that
-// Load starts.
+// Service is the key-management service. Unload or Close ends the goroutines that
+// Load starts; Close also the one that looks after the store.
 type Service struct {
 	cfg   Config
 	keep  *record.Keeper
@@ -59,9 +64,12 @@ type Service struct {
 
 	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
-	mu     sync.RWMutex // guards all below
-	loaded *loaded      // nil until Load
-	why    error        // why it is not loaded
+	health health
+
+	mu     sync.RWMutex       // guards all below
+	loaded *loaded            // nil until Load
+	why    error              // why it is not loaded
+	await  context.CancelFunc // ends the goroutine that waits for the store to Load from; nil when there is none
 }
 
 // loaded is what exists only while the machine is open.
@@ -87,19 +95,25 @@ func New(cfg Config) *Service {
 	if cfg.Record == nil {
 		cfg.Record = func(_ context.Context, _ string, _ uint32, f func() error) error { return f() }
 	}
+	if cfg.StoreCheck == 0 {
+		cfg.StoreCheck = time.Second
+	}
 	if cfg.TendEvery == 0 {
 		cfg.TendEvery = time.Minute
 	}
-	return &Service{
+	s := &Service{
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
 	}
+	s.health.start(s)
+	return s
 }
 
 var errSealed = fault.New(fault.Sealed, "the machine is sealed: its key cards must be given first (trikey machine unseal)")
 
 // Load reads every record and begins to serve. A record that was altered is
-// refused by name, and nothing is served.
+// refused by name, and nothing is served. Where the store does not answer, Load says so,
+// and serving begins by itself when it does.
 func (s *Service) Load(ctx context.Context) error {
 	s.Unload()
 	l, err := s.load(ctx)
@@ -108,6 +122,9 @@ func (s *Service) Load(ctx context.Context) error {
 	if err != nil {
 		s.cfg.Log.Error("the key store cannot be served", "error", err)
 		s.why = fault.New(fault.Unavailable, "the key store cannot be served: %v", err)
+		if errors.Is(err, keystore.ErrUnavailable) {
+			s.awaitStore()
+		}
 		return err
 	}
 	s.loaded, s.why = l, nil
@@ -143,49 +160,12 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
-	s.followers.Go(func() {
-		err := s.keep.Watch(follow, from, l.apply)
-		close(l.done)
-		s.lost(follow, l, err)
-	})
+	s.followers.Go(func() { s.follow(follow, l, from) })
 	s.followers.Go(func() {
 		defer close(l.left)
 		s.keepHouse(follow, l)
 	})
 	return l, nil
-}
-
-// lost says what becomes of the service when it can no longer follow the store. A
-// record that does not open ends its readiness: it was altered while we ran.
-func (s *Service) lost(ctx context.Context, l *loaded, err error) {
-	if ctx.Err() != nil || errors.Is(err, keystore.ErrClosed) || errors.Is(err, fault.Sealed) {
-		return
-	}
-	var again *loaded
-	if errors.Is(err, record.ErrRotated) || errors.Is(err, keystore.ErrCompacted) {
-		s.cfg.Log.Info("reading every record anew", "why", err)
-		again, err = s.load(ctx)
-	}
-	if err != nil {
-		s.cfg.Log.Error("the key store's changes cannot be followed", "error", err)
-	}
-	s.mu.Lock()
-	current := s.loaded == l
-	switch {
-	case current && err == nil:
-		s.loaded = again
-	case current:
-		s.loaded, s.why = nil, fault.New(fault.Unavailable, "the key store cannot be served: %v", err)
-	}
-	s.mu.Unlock()
-	switch {
-	case current:
-		l.stop()
-		l.apps.Wipe()
-	case again != nil: // unloaded meanwhile
-		again.stop()
-		again.apps.Wipe()
-	}
 }
 
 // apply takes a change in.
@@ -214,6 +194,10 @@ func (s *Service) Unload() {
 	s.mu.Lock()
 	l := s.loaded
 	s.loaded, s.why = nil, errSealed
+	if s.await != nil {
+		s.await()
+		s.await = nil
+	}
 	s.mu.Unlock()
 	if l != nil {
 		l.stop()
@@ -227,10 +211,11 @@ func (s *Service) Unload() {
 func (s *Service) Close() error {
 	s.Unload()
 	s.followers.Wait()
+	s.health.close()
 	return nil
 }
 
-// Ready reports why the service cannot answer, nil when it can.
+// Ready reports why the service cannot answer calls, nil when it can.
 func (s *Service) Ready(ctx context.Context) error {
 	if _, err := s.serving(); err != nil {
 		return err
@@ -242,9 +227,11 @@ func (s *Service) Ready(ctx context.Context) error {
 	case status.State != hsm.Open:
 		return errSealed
 	}
-	// The store answers, or its error says why it does not.
-	_, err = record.RootOf(ctx, s.cfg.Store)
-	return err
+	// A store that does not answer leaves the service what it can do from memory.
+	if err := s.health.check(ctx); !errors.Is(err, keystore.ErrUnavailable) {
+		return err
+	}
+	return nil
 }
 
 // CheckRecords opens every record of the key store anew, and returns how many there are,
@@ -263,6 +250,11 @@ func (s *Service) CheckRecords(ctx context.Context) (records int, err error) {
 	})
 	return records, err
 }
+
+// Degraded reports what the service cannot do although it is ready, nil when it can do
+// everything: while the store is away, calls are answered from memory and changes are
+// refused.
+func (s *Service) Degraded() error { return s.health.degraded() }
 
 func (s *Service) serving() (*loaded, error) {
 	s.mu.RLock()

@@ -359,3 +359,29 @@ func TestCounts(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestManyCounts: the counts of more keys than one transaction of the store takes.
+func TestManyCounts(t *testing.T) {
+	s := newSite(t)
+	service, app := s.service(), anyone(t)
+	const n = 2*keystore.MaxTxn + 1
+	for i := range uint32(n) {
+		k := s.create(service, i+1, "")
+		if _, err := seal(t.Context(), service, app, k.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service.Unload()
+	if err := service.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := service.ListKeys()
+	if err != nil || len(keys) != n {
+		t.Fatalf("%d keys, %v", len(keys), err)
+	}
+	for _, k := range keys {
+		if use := k.Use(); len(use) != 1 || use[0].Seals != 1 {
+			t.Fatalf("key %d: %+v", k.Index, use)
+		}
+	}
+}

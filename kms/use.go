@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,8 +176,35 @@ func (x *keyIndex) applyUse(r record.Record) error {
 	return nil
 }
 
-// flushPage is how many keys' counts are written in one transaction.
-const flushPage = 500
+// flushPage and flushVersions are how many keys, and how many versions of them, have their
+// counts written in one transaction: with the root's entry it stays within keystore.MaxTxn,
+// and the versions' some 150 bytes each within keystore.MaxTxnBytes.
+const (
+	flushPage     = 100
+	flushVersions = 4000
+)
+
+// flushPages cuts keys into transactions.
+func flushPages(keys *keyIndex, all []uint32) iter.Seq[[]uint32] {
+	return func(yield func([]uint32) bool) {
+		for len(all) > 0 {
+			n, versions := 0, 0
+			for n < min(len(all), flushPage) {
+				if k := keys.get(all[n]); k != nil {
+					versions += len(k.Versions)
+				}
+				if n > 0 && versions > flushVersions {
+					break
+				}
+				n++
+			}
+			if !yield(all[:n]) {
+				return
+			}
+			all = all[n:]
+		}
+	}
+}
 
 // flushTries bounds how often a transaction is tried that another node's crosses.
 const flushTries = 5
@@ -194,7 +222,7 @@ func (s *Service) flush(ctx context.Context, l *loaded) error {
 		}
 	}
 	slices.Sort(dirty)
-	for page := range slices.Chunk(dirty, flushPage) {
+	for page := range flushPages(l.keys, dirty) {
 		var err error
 		for range flushTries {
 			err = s.flushPage(ctx, l, used, page)

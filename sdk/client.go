@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -125,7 +126,9 @@ func New(cfg Config) (*Client, error) {
 		MaxIdleConnsPerHost: cfg.MaxConns,
 		IdleConnTimeout:     90 * time.Second,
 		TLSHandshakeTimeout: cfg.Timeout,
-		DisableCompression:  true,
+		// For streams, which have no time limit as a whole.
+		DialContext:        (&net.Dialer{Timeout: cfg.Timeout}).DialContext,
+		DisableCompression: true,
 	}
 	return &Client{
 		addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport},

@@ -10,6 +10,19 @@ type Integrity struct {
 	Records int `json:"records"`
 }
 
+// ImportKey is the answer of POST /admin/v1/imports: a public key of one use.
+type ImportKey struct {
+	ID        string    `json:"id"`
+	PublicKey string    `json:"public_key"` // PEM
+	Expires   time.Time `json:"expires"`
+}
+
+// FinishImport is the body of POST /admin/v1/imports/{id}.
+type FinishImport struct {
+	NewKey `json:",inline"`
+	Blob   []byte `json:"blob"`
+}
+
 // NewApp is the body of POST /admin/v1/apps.
 type NewApp struct {
 	Name    string   `json:"name"`

@@ -8,6 +8,9 @@ type NewKey struct {
 	Name        string `json:"name,omitempty"`
 	Algorithm   string `json:"algorithm,omitempty"`
 	PreActive   bool   `json:"pre_active,omitzero"` // it seals only after it is activated
+	Purpose     string `json:"purpose,omitempty"`   // seal when left out
+	Exportable  bool   `json:"exportable,omitzero"`
+	Publish     bool   `json:"publish,omitzero"` // of a key that signs: in the key set that anybody may read
 	KeySettings `json:",inline"`
 }
 
@@ -45,6 +48,11 @@ type AdminKey struct {
 	Rotated   time.Time         `json:"rotated,omitzero"` // when the newest version was made
 	LastUsed  time.Time         `json:"last_used,omitzero"`
 	Versions  []AdminKeyVersion `json:"versions,omitempty"`
+
+	Purpose    string      `json:"purpose"`
+	Exportable bool        `json:"exportable,omitzero"`
+	Published  bool        `json:"published,omitzero"`
+	Public     []PublicKey `json:"public_keys,omitempty"` // of a key that signs
 
 	Description    string            `json:"description,omitempty"`
 	Labels         map[string]string `json:"labels,omitempty"`
@@ -90,6 +98,7 @@ type AdminKeyVersion struct {
 	Seals       uint64    `json:"seals"`
 	Opens       uint64    `json:"opens"`
 	LastUsed    time.Time `json:"last_used,omitzero"`
+	Imported    bool      `json:"imported,omitzero"`
 }
 
 // Reservation is a range of key indexes that is kept for one app, and the body of POST

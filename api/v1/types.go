@@ -32,6 +32,21 @@ const (
 	OctetStream     = "application/octet-stream"
 )
 
+// Headers of streams, POST /v1/stream/{key}/encrypt and decrypt, beside those above.
+const (
+	// HeaderSegments is the range of segments that the body of a decryption has:
+	// FIRST- or FIRST-LAST, counted from 0. The stream's header is then not in the
+	// body but in HeaderStream, in base64.
+	HeaderSegments = "Trikey-Segments"
+	HeaderStream   = "Trikey-Stream-Header"
+	// HeaderResult, with the value ResultTrailer, asks for the outcome in a trailer of
+	// the same name: ResultOK, or the code of an error. Without it, an answer that has
+	// begun and cannot be completed is broken off.
+	HeaderResult  = "Trikey-Result"
+	ResultTrailer = "trailer"
+	ResultOK      = "ok"
+)
+
 // KeyRef names a key: its index in decimal, or its name. In JSON it may be a
 // number or a string.
 type KeyRef string
@@ -175,22 +190,26 @@ type OpenedItem struct {
 	Reference string     `json:"reference,omitempty"`
 }
 
-// InspectRequest is the body of POST /v1/ciphertext/inspect.
+// InspectRequest is the body of POST /v1/ciphertext/inspect. A stream has no text
+// form: its beginning, at least its header, is given in standard base64.
 type InspectRequest struct {
 	Ciphertext string `json:"ciphertext"`
 }
 
-// Inspection is the public part of a ciphertext. Nothing in it is verified.
+// Inspection is the public part of a ciphertext, or of a stream: then the nonce is
+// the part that its segments share, and sizes are those of what was given. Nothing in
+// it is verified.
 type Inspection struct {
 	Format     int    `json:"format"`
 	Algorithm  string `json:"algorithm"`
 	Suite      int    `json:"suite"`
 	Key        uint32 `json:"key"`
 	Version    uint32 `json:"version"`
-	Salt       string `json:"salt"`  // hex
-	Nonce      string `json:"nonce"` // hex
-	Plaintext  int    `json:"plaintext_bytes"`
-	Ciphertext int    `json:"ciphertext_bytes"` // binary form
+	Salt       string `json:"salt"`              // hex
+	Nonce      string `json:"nonce"`             // hex
+	Plaintext  int    `json:"plaintext_bytes"`   // of a suite that pads: the most it can be
+	Ciphertext int    `json:"ciphertext_bytes"`  // binary form
+	Segments   int    `json:"segments,omitzero"` // of a stream
 }
 
 // KeyInfo is the answer of GET /v1/keys/{key}: what an app with a grant for the
@@ -206,4 +225,6 @@ type KeyInfo struct {
 
 	RequireContext string `json:"require_context,omitempty"` // app,chat_type:enum(dm|group)
 	StrictContext  bool   `json:"strict_context,omitzero"`   // and no other fields
+
+	Public []PublicKey `json:"public_keys,omitempty"` // of a key that signs
 }

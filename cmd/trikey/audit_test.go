@@ -94,6 +94,7 @@ func TestAuditOfEverything(t *testing.T) {
 		items = append(items, object{"key": 7 + i%2, "plaintext": []byte(word), "context": context, "reference": "canary-reference-4711"})
 	}
 	s.post("/v1/batch/encrypt", object{"items": items})
+	s.post("/v1/stream/7/encrypt", []byte(word), "Content-Type", "application/octet-stream")
 	key, secret := s.key, s.secret
 	s.key = "canary-app-key-4711"
 	s.wantError(s.post("/v1/keys/7/encrypt", object{"plaintext": ""}), 401, "unauthorized")
@@ -115,6 +116,7 @@ func TestAuditOfEverything(t *testing.T) {
 		`"op":"reencrypt","actor":"im","address":"127.0.0.1","key":7,"version":1,"items":1,"outcome":"ok"`,
 		`"op":"batch_encrypt","actor":"im","address":"127.0.0.1","key":7,"version":1,"items":5,"outcome":"ok"`,
 		`"op":"batch_encrypt","actor":"im","address":"127.0.0.1","key":8,"items":5,"outcome":"forbidden"`,
+		`"op":"stream_encrypt","phase":"end","actor":"im","address":"127.0.0.1","key":7,"version":1,"items":1,"outcome":"ok"`,
 		`"kind":"auth","op":"encrypt","address":"127.0.0.1","items":1,"outcome":"unauthorized"`,
 		`"kind":"auth","op":"encrypt","actor":"` + key + `"`, `"op":"seal","phase":"end"`, `"kind":"service","op":"stop"`,
 	} {

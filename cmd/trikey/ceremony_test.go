@@ -109,13 +109,13 @@ func (s *site) killedAt(point, kind string, pins []string, more ...string) bool 
 	}
 	r := s.ceremony(kind, pins, more...)
 	died := false
-	select {
-	case <-s.exited:
-		died = true
-	case <-time.After(100 * time.Millisecond):
-	}
-	if !died && r.code != 0 {
-		s.t.Errorf("%s at %s: %+v", kind, point, r)
+	if r.code != 0 { // because the machine died; that is told to this process a little later
+		select {
+		case <-s.exited:
+			died = true
+		case <-time.After(30 * time.Second):
+			s.t.Errorf("%s at %s: %+v", kind, point, r)
+		}
 	}
 	s.kill()
 	s.start()

@@ -1,11 +1,14 @@
 // Package alg is the table of Trikey's algorithms: the suites that seal data, the
-// derivation of their message keys, and the key check value.
+// derivation of their message keys, codes and signatures, and the key check value.
 //
 // Every construction is a named standard from a kept library: AES-GCM (NIST SP
-// 800-38D) and HKDF's HMAC-SHA-256 (RFC 5869, RFC 2104) from the Go standard
-// library, ChaCha20-Poly1305 (RFC 8439) from golang.org/x/crypto, SM4-GCM (GB/T
-// 32907, RFC 8998), SM3 (GB/T 32905) and CMAC (NIST SP 800-38B) from
-// emmansun/gmsm. SelfTest runs known answers through all of them.
+// 800-38D), HKDF's HMAC-SHA-256 (RFC 5869, RFC 2104), Ed25519 (RFC 8032) and ECDSA
+// (FIPS 186-5) from the Go standard library, ChaCha20-Poly1305 (RFC 8439) from
+// golang.org/x/crypto, SM4-GCM (GB/T 32907, RFC 8998), SM4-CBC (GB/T 17964), SM3
+// (GB/T 32905), SM2 (GB/T 32918) and CMAC (NIST SP 800-38B) from emmansun/gmsm.
+// Three are put together here from those: encrypt-then-MAC as in RFC 7518 (cbc.go),
+// AES-SIV (RFC 5297, siv.go) and AES key wrap with padding (RFC 5649, kwp.go).
+// SelfTest runs known answers through all of them.
 //
 // Libraries keep keys on the ordinary heap, in ciphers and hashes. What this
 // package builds from a key it erases before it returns, or, for a Cipher, when
@@ -18,6 +21,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash"
+	"slices"
 	"strings"
 
 	"github.com/emmansun/gmsm/sm3"
@@ -28,32 +32,63 @@ import (
 	"github.com/trikey/trikey/internal/secret"
 )
 
-// ID is a suite's number, the second byte of a ciphertext.
+// ID is an algorithm's number: of a suite, the second byte of a ciphertext.
 type ID byte
 
-// The suites.
+// The suites, which seal; then what computes codes; then what signs.
 const (
 	AES256GCM        ID = 1 // the default
 	AES128GCM        ID = 2
 	ChaCha20Poly1305 ID = 3
 	SM4GCM           ID = 4
+	SM4CBCHMAC       ID = 5 // encrypt-then-MAC
+	AES256SIV        ID = 6 // deterministic
+
+	HMACSHA256 ID = 32
+	HMACSM3    ID = 33
+
+	Ed25519   ID = 64
+	ECDSAP256 ID = 65
+	SM2       ID = 66
 )
 
-// Algorithm describes a suite.
+// Class is what an algorithm does. A business key is made for one class.
+type Class uint8
+
+// The classes.
+const (
+	Sealing        Class = iota + 1 // authenticated encryption with a random nonce
+	Deterministic                   // authenticated encryption without one
+	Authentication                  // message authentication codes
+	Signature                       // digital signatures
+)
+
+// Algorithm describes an algorithm.
 type Algorithm struct {
-	ID      ID
-	Name    string
-	KeySize int              // bytes of a message key
-	Hash    func() hash.Hash // of the HKDF that derives message keys
-	build   func(key []byte) (cipher.Block, cipher.AEAD, error)
+	Name  string
+	Class Class
+
+	KeySize int              // of a suite: bytes of a message key
+	Hash    func() hash.Hash // of the HKDF that derives keys; of a MAC, its own
+	Padding int              // of a suite: the most bytes that it pads a plaintext with
+
+	build func(key []byte) (cipher.Block, cipher.AEAD, error) // of a suite
+	sign  *signer                                             // of a signature
 }
 
-// table is ordered by ID, from 1.
+// table has each algorithm at its number.
 var table = [...]Algorithm{
-	{AES256GCM, "aes-256-gcm", 32, sha256.New, gcm(aes.NewCipher)},
-	{AES128GCM, "aes-128-gcm", 16, sha256.New, gcm(aes.NewCipher)},
-	{ChaCha20Poly1305, "chacha20-poly1305", chacha20poly1305.KeySize, sha256.New, chacha},
-	{SM4GCM, "sm4-gcm", 16, sm3.New, gcm(sm4.NewCipher)},
+	AES256GCM:        {Name: "aes-256-gcm", Class: Sealing, KeySize: 32, Hash: sha256.New, build: gcm(aes.NewCipher)},
+	AES128GCM:        {Name: "aes-128-gcm", Class: Sealing, KeySize: 16, Hash: sha256.New, build: gcm(aes.NewCipher)},
+	ChaCha20Poly1305: {Name: "chacha20-poly1305", Class: Sealing, KeySize: chacha20poly1305.KeySize, Hash: sha256.New, build: chacha},
+	SM4GCM:           {Name: "sm4-gcm", Class: Sealing, KeySize: 16, Hash: sm3.New, build: gcm(sm4.NewCipher)},
+	SM4CBCHMAC:       {Name: "sm4-cbc-hmac-sm3", Class: Sealing, KeySize: sm4.BlockSize + macKeySize, Hash: sm3.New, Padding: sm4.BlockSize, build: newCBC},
+	AES256SIV:        {Name: "aes-256-siv", Class: Deterministic, KeySize: 64, Hash: sha256.New, build: newSIV},
+	HMACSHA256:       {Name: "hmac-sha256", Class: Authentication, Hash: sha256.New},
+	HMACSM3:          {Name: "hmac-sm3", Class: Authentication, Hash: sm3.New},
+	Ed25519:          {Name: "ed25519", Class: Signature, sign: &signEd25519},
+	ECDSAP256:        {Name: "ecdsa-p256", Class: Signature, Hash: sha256.New, sign: &signECDSA},
+	SM2:              {Name: "sm2", Class: Signature, Hash: sm3.New, sign: &signSM2},
 }
 
 func gcm(newBlock func([]byte) (cipher.Block, error)) func([]byte) (cipher.Block, cipher.AEAD, error) {
@@ -72,40 +107,52 @@ func chacha(key []byte) (cipher.Block, cipher.AEAD, error) {
 	return nil, aead, err
 }
 
-// Lookup returns the suite of that number.
+// Lookup returns the algorithm of that number.
 func Lookup(id ID) (*Algorithm, error) {
 	if id == AES256GCMResident {
 		return nil, ErrResident
 	}
-	if id < 1 || int(id) > len(table) {
-		return nil, fault.New(fault.AlgorithmNotAllowed, "algorithm: there is no suite %d", id)
+	if int(id) >= len(table) || table[id].Class == 0 {
+		return nil, fault.New(fault.AlgorithmNotAllowed, "algorithm: there is no algorithm of the number %d", id)
 	}
-	return &table[id-1], nil
+	return &table[id], nil
 }
 
-// ByName returns the suite of that name.
+// Suite returns the suite of that number: an algorithm that seals.
+func Suite(id ID) (*Algorithm, error) {
+	a, err := Lookup(id)
+	if err == nil && a.build == nil {
+		err = fault.New(fault.AlgorithmNotAllowed, "algorithm: %s does not encrypt", a.Name)
+	}
+	return a, err
+}
+
+// ByName returns the algorithm of that name.
 func ByName(name string) (ID, error) {
 	if name == residentName {
 		return AES256GCMResident, nil
 	}
 	for i := range table {
-		if table[i].Name == name {
-			return table[i].ID, nil
+		if table[i].Class != 0 && table[i].Name == name {
+			return ID(i), nil
 		}
 	}
 	return 0, fault.New(fault.BadRequest, "algorithm: unknown %q; known: %s", name, strings.Join(Names(), ", "))
 }
 
-// Names returns the names of all suites of the table.
-func Names() []string {
-	names := make([]string, len(table))
+// Names returns the names of the table's algorithms of some classes, of all when none is
+// given.
+func Names(classes ...Class) []string {
+	var names []string
 	for i := range table {
-		names[i] = table[i].Name
+		if c := table[i].Class; c != 0 && (len(classes) == 0 || slices.Contains(classes, c)) {
+			names = append(names, table[i].Name)
+		}
 	}
 	return names
 }
 
-// String returns the suite's name.
+// String returns the algorithm's name.
 func (id ID) String() string {
 	if id == AES256GCMResident {
 		return residentName
@@ -113,10 +160,10 @@ func (id ID) String() string {
 	if a, err := Lookup(id); err == nil {
 		return a.Name
 	}
-	return fmt.Sprintf("suite(%d)", byte(id))
+	return fmt.Sprintf("algorithm(%d)", byte(id))
 }
 
-// MarshalText returns the suite's name.
+// MarshalText returns the algorithm's name.
 func (id ID) MarshalText() ([]byte, error) {
 	if _, err := Lookup(id); err != nil && id != AES256GCMResident {
 		return nil, err
@@ -124,14 +171,14 @@ func (id ID) MarshalText() ([]byte, error) {
 	return []byte(id.String()), nil
 }
 
-// UnmarshalText parses a suite's name.
+// UnmarshalText parses an algorithm's name.
 func (id *ID) UnmarshalText(text []byte) (err error) {
 	*id, err = ByName(string(text))
 	return err
 }
 
 // Cipher is a suite with a key. It is meant for one call: build it from a page
-// of protected memory, use it, erase it.
+// of protected memory, use it, erase it. It is used by one goroutine at a time.
 type Cipher struct {
 	block cipher.Block // nil for a suite without one
 	aead  cipher.AEAD
@@ -139,7 +186,7 @@ type Cipher struct {
 
 // NewCipher builds the cipher of a suite. The key is of the suite's KeySize.
 func NewCipher(id ID, key []byte) (Cipher, error) {
-	a, err := Lookup(id)
+	a, err := Suite(id)
 	if err != nil {
 		return Cipher{}, err
 	}
@@ -151,7 +198,8 @@ func NewCipher(id ID, key []byte) (Cipher, error) {
 }
 
 // Seal appends the ciphertext and its 16-byte tag to dst. The nonce is 12 bytes,
-// drawn from the kernel by the engine for this one message.
+// drawn from the kernel by the engine for this one message, and zero for a
+// deterministic suite.
 func (c Cipher) Seal(dst, nonce, plaintext, aad []byte) []byte {
 	return c.aead.Seal(dst, nonce, plaintext, aad)
 }
@@ -168,6 +216,9 @@ func (c Cipher) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
 
 // Erase zeroes the key schedules. The cipher must not be used afterwards.
 func (c Cipher) Erase() {
+	if made, ok := c.aead.(interface{ erase() }); ok { // of this package, from several ciphers
+		made.erase()
+	}
 	secret.Erase(c.aead)
 	if c.block != nil {
 		secret.Erase(c.block)

@@ -16,13 +16,24 @@ import (
 
 const (
 	messageInfo = "trikey/v1/data"
+	streamInfo  = "trikey/v1/stream"
 	kcvInfo     = "trikey/v1/kcv"
 )
 
 // AppendInfo appends the HKDF info of a message key to dst: "trikey/v1/data" |
 // suite 1 | key index 4 | key version 4.
 func (id ID) AppendInfo(dst []byte, index, version uint32) []byte {
-	dst = append(append(dst, messageInfo...), byte(id))
+	return id.appendInfo(dst, messageInfo, index, version)
+}
+
+// AppendStreamInfo appends the HKDF info of a stream's key to dst:
+// "trikey/v1/stream" | suite 1 | key index 4 | key version 4.
+func (id ID) AppendStreamInfo(dst []byte, index, version uint32) []byte {
+	return id.appendInfo(dst, streamInfo, index, version)
+}
+
+func (id ID) appendInfo(dst []byte, use string, index, version uint32) []byte {
+	dst = append(append(dst, use...), byte(id))
 	dst = binary.BigEndian.AppendUint32(dst, index)
 	return binary.BigEndian.AppendUint32(dst, version)
 }
@@ -30,15 +41,25 @@ func (id ID) AppendInfo(dst []byte, index, version uint32) []byte {
 // MessageKey derives the key that a suite seals messages with, under a salt, from
 // a version of a business key. dst is as long as the suite's KeySize.
 func (id ID) MessageKey(dst, businessKey, salt []byte, index, version uint32) error {
-	a, err := Lookup(id)
+	return id.derive(dst, messageInfo, businessKey, salt, index, version)
+}
+
+// StreamKey derives the key that a suite seals the segments of one stream with. The
+// salt is that stream's alone.
+func (id ID) StreamKey(dst, businessKey, salt []byte, index, version uint32) error {
+	return id.derive(dst, streamInfo, businessKey, salt, index, version)
+}
+
+func (id ID) derive(dst []byte, use string, businessKey, salt []byte, index, version uint32) error {
+	a, err := Suite(id)
 	if err != nil {
 		return err
 	}
 	if len(dst) != a.KeySize {
 		return fault.New(fault.Internal, "%s takes a key of %d bytes, not %d", a.Name, a.KeySize, len(dst))
 	}
-	var info [len(messageInfo) + 9]byte
-	return HKDF(a.Hash, dst, businessKey, salt, id.AppendInfo(info[:0], index, version))
+	var info [len(streamInfo) + 9]byte // the longest
+	return HKDF(a.Hash, dst, businessKey, salt, id.appendInfo(info[:0], use, index, version))
 }
 
 // HKDF fills dst with HKDF (RFC 5869) of the secret, and erases what the

@@ -64,6 +64,9 @@ func goldenInputs() []golden {
 				Name: s.name, Suite: int(id), Algorithm: id.String(), Index: s.index, KeyVersion: s.version, Context: s.context,
 				BusinessKey: seed("key", 32), Salt: seed("salt", 16), Nonce: seed("nonce", 12), Plaintext: []byte(s.plaintext),
 			})
+			if id == alg.AES256SIV { // deterministic: nothing is drawn
+				all[len(all)-1].Salt, all[len(all)-1].Nonce = make([]byte, 16), make([]byte, 12)
+			}
 		}
 	}
 	return all
@@ -107,7 +110,7 @@ func TestGolden(t *testing.T) {
 		}
 		writeVectors(t, goldenFile, all)
 	}
-	for _, g := range readVectors[golden](t, goldenFile, 20) {
+	for _, g := range readVectors[golden](t, goldenFile, 30) {
 		if got := g.compute(t); !reflect.DeepEqual(got, g) {
 			t.Errorf("%s, %s:\n got %+v\nwant %+v", g.Algorithm, g.Name, got, g)
 		}

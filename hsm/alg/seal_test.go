@@ -20,7 +20,11 @@ func TestSealAndOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		sealed, ok := bytes.CutPrefix(sealed, []byte("before"))
-		if !ok || len(sealed) != envelope.Overhead+len("hello") {
+		want := envelope.Overhead + len("hello")
+		if id == alg.SM4CBCHMAC {
+			want = envelope.Overhead + 16 // padded
+		}
+		if !ok || len(sealed) != want {
 			t.Fatalf("%s: %x", id, sealed)
 		}
 		opened, err := alg.Open([]byte("before"), key, canonical, sealed)

@@ -20,6 +20,9 @@ type answers struct {
 	seal []sealAnswer
 	hkdf []hkdfAnswer
 	cmac []cmacAnswer
+	mac  []macAnswer
+	sign []signAnswer
+	kwp  []kwpAnswer
 }
 
 type sealAnswer struct {
@@ -35,6 +38,20 @@ type hkdfAnswer struct {
 }
 
 type cmacAnswer struct{ source, key, message, mac string }
+
+type macAnswer struct {
+	source            string
+	id                ID
+	key, message, mac string
+}
+
+type signAnswer struct {
+	source                              string
+	id                                  ID
+	private, public, message, signature string
+}
+
+type kwpAnswer struct{ source, kek, key, wrapped string }
 
 func (a answers) run() error {
 	for _, k := range a.seal {
@@ -53,7 +70,43 @@ func (a answers) run() error {
 			return failed(k.source)
 		}
 	}
+	for _, k := range a.mac {
+		if sum, err := Authenticate(k.id, unhex(k.key), unhex(k.message)); err != nil || !bytes.Equal(sum, unhex(k.mac)) {
+			return failed(k.source)
+		}
+	}
+	for _, k := range a.sign {
+		if !k.passes() {
+			return failed(k.source)
+		}
+	}
+	for _, k := range a.kwp {
+		key := make([]byte, len(k.key)/2)
+		if err := UnwrapKWP(key, unhex(k.kek), unhex(k.wrapped)); err != nil || !bytes.Equal(key, unhex(k.key)) {
+			return failed(k.source)
+		}
+	}
 	return nil
+}
+
+// passes computes the known public key, verifies the known signature and not another,
+// and a signature made now: those of ECDSA and SM2 are never the same twice.
+func (k signAnswer) passes() bool {
+	s, err := signerOf(k.id)
+	if err != nil {
+		return false
+	}
+	private, message, signature := unhex(k.private), unhex(k.message), unhex(k.signature)
+	public, err := s.public(private)
+	if err != nil || !bytes.Equal(public, unhex(k.public)) || !s.verify(public, message, signature) {
+		return false
+	}
+	made, err := s.sign(private, message)
+	if err != nil || !s.verify(public, message, made) {
+		return false
+	}
+	signature[0] ^= 1
+	return !s.verify(public, message, signature)
 }
 
 func (k sealAnswer) passes() bool {
@@ -140,6 +193,24 @@ var knownAnswers = answers{
 			ciphertext: "17f399f08c67d5ee19d0dc9969c4bb7d5fd46fd3756489069157b282bb200735" +
 				"d82710ca5c22f0ccfa7cbf93d496ac15a56834cbcf98c397b4024a2691233b8d83de3541e4c2b58177e065a9bf7b62ec",
 		},
+		{
+			source: "SM4-CBC with HMAC-SM3, computed with OpenSSL 3", suite: SM4CBCHMAC,
+			key:   "0123456789abcdeffedcba9876543210000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+			nonce: "00001234567800000000abcd", aad: "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+			plaintext: "aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbccccccccccccccccdddddddddddddddd48656c6c6f",
+			ciphertext: "124575403492ccb7019a633efdebe24e4347e63d268a24d6bc9585f826b113bbf20ac2e06182aee85e7c6728590d1152" +
+				"52eb942d9e8a31da26c7e2754aab0884",
+		},
+		{
+			source: "AEAD_AES_SIV_CMAC_512, Wycheproof, test 598", suite: AES256SIV,
+			key: "b2871555ffe0ec56fdb08e0c88b5b2b2fd062639c0936e6255af394c80dd4bce" +
+				"412c6e08fa241f1637d3819fa770526c0fd322bd42a08b28ba2b23122b05a962",
+			nonce: "0fe58be96e9a0026599d7676", aad: "700c3ca5a0625573857c6155c8457fad",
+			plaintext: "f520c4004faacf13b79d7b25e43f957b845bf2f2f6e1c4ed8f7116f505e3768f" +
+				"b13fa34ecf593a38d698ddb61a9e62e8713f72b1d8a323e9b1bef2120ec2ab",
+			ciphertext: "e1c51628ba47eabee5a509f83e022577687d63c4fb3ee758f00746b42817533c" +
+				"411c45926fd2fbc9afdb9d9a1f16805118db801030a6a1ff6bf6061835c762f9ad8d309a041b6eda63965d7690e7ad",
+		},
 	},
 	hkdf: []hkdfAnswer{
 		{
@@ -159,6 +230,50 @@ var knownAnswers = answers{
 			key:     "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
 			message: "6bc1bee22e409f96e93d7e117393172a",
 			mac:     "28a7023f452e8f82bd4bf28d8c37c35c",
+		},
+	},
+	mac: []macAnswer{
+		{
+			source: "HMAC-SHA-256, RFC 4231 section 4.2", id: HMACSHA256,
+			key: "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", message: "4869205468657265",
+			mac: "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+		},
+		{
+			source: "HMAC-SM3, the input of RFC 4231 section 4.2, computed with OpenSSL 3", id: HMACSM3,
+			key: "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", message: "4869205468657265",
+			mac: "51b00d1fb49832bfb01c3ce27848e59f871d9ba938dc563b338ca964755cce70",
+		},
+	},
+	sign: []signAnswer{
+		{
+			source: "Ed25519, RFC 8032 section 7.1, test 2", id: Ed25519,
+			private: "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+			public:  "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", message: "72",
+			signature: "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da" +
+				"085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+		},
+		{
+			source: "ECDSA P-256 with SHA-256, RFC 6979 appendix A.2.5", id: ECDSAP256,
+			private: "c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721",
+			public: "0460fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6" +
+				"7903fe1008b8bc99a41ae9e95628bc64f2f1b20c2d7e9f5177a3c294d4462299", message: "73616d706c65",
+			signature: "efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716" +
+				"f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8",
+		},
+		{
+			source: "SM2 with SM3, GB/T 32918.5 appendix A.2", id: SM2,
+			private: "3945208f7b2144b13f36e38ac6d39f95889393692860b51a42fb81ef4df7c5b8",
+			public: "0409f9df311e5421a150dd7d161e4bc5c672179fad1833fc076bb08ff356f35020" +
+				"ccea490ce26775a52dc6ea718cc1aa600aed05fbf35e084a6632f6072da9ad13", message: "6d65737361676520646967657374",
+			signature: "f5a03b0648d2c4630eeac513e1bb81a15944da3827d5b74143ac7eaceee720b3" +
+				"b1b6aa29df212fd8763182bc0d421ca1bb9038fd1f7f42d4840b69c485bbc1aa",
+		},
+	},
+	kwp: []kwpAnswer{
+		{
+			source: "AES key wrap with padding, RFC 5649 section 6", kek: "5840df6e29b02af1ab493b705bf16ea1ae8338f4dcc176a8",
+			key:     "c37b7e6492584340bed12207808941155068f738",
+			wrapped: "138bdeaa9b8fa7fc61f97742e72248ee5ae6ae5360d1ae6a5f54f373fa543b6a",
 		},
 	},
 }

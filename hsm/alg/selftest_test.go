@@ -12,9 +12,30 @@ func TestSelfTest(t *testing.T) {
 	if err := SelfTest(); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range table {
-		if !slices.ContainsFunc(knownAnswers.seal, func(k sealAnswer) bool { return k.suite == a.ID }) {
+	for i, a := range table {
+		if a.Class != 0 && !slices.Contains(knownAnswers.algorithms(), ID(i)) {
 			t.Errorf("%s has no known answer", a.Name)
+		}
+	}
+}
+
+func (a answers) algorithms() (ids []ID) {
+	for _, k := range a.seal {
+		ids = append(ids, k.suite)
+	}
+	for _, k := range a.mac {
+		ids = append(ids, k.id)
+	}
+	for _, k := range a.sign {
+		ids = append(ids, k.id)
+	}
+	return ids
+}
+
+func BenchmarkSelfTest(b *testing.B) {
+	for b.Loop() {
+		if err := SelfTest(); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
@@ -46,6 +67,25 @@ func TestSelfTestFails(t *testing.T) {
 	for i, k := range knownAnswers.cmac {
 		a := answers{cmac: slices.Clone(knownAnswers.cmac)}
 		a.cmac[i].mac = spoil(k.mac)
+		check(k.source, a)
+	}
+	for i, k := range knownAnswers.mac {
+		a := answers{mac: slices.Clone(knownAnswers.mac)}
+		a.mac[i].mac = spoil(k.mac)
+		check(k.source, a)
+	}
+	for i, k := range knownAnswers.sign {
+		for _, part := range []func(*signAnswer) *string{
+			func(k *signAnswer) *string { return &k.public }, func(k *signAnswer) *string { return &k.signature },
+		} {
+			a := answers{sign: slices.Clone(knownAnswers.sign)}
+			*part(&a.sign[i]) = spoil(*part(&a.sign[i]))
+			check(k.source, a)
+		}
+	}
+	for i, k := range knownAnswers.kwp {
+		a := answers{kwp: slices.Clone(knownAnswers.kwp)}
+		a.kwp[i].wrapped = spoil(k.wrapped)
 		check(k.source, a)
 	}
 }

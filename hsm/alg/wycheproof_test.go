@@ -51,8 +51,9 @@ func eachVector(t *testing.T, file string, want int, f func(t *testing.T, g wych
 }
 
 type wycheproofGroup struct {
-	KeySize int              `json:"keySize"`
-	Tests   []wycheproofTest `json:"tests"`
+	KeySize   int              `json:"keySize"`
+	PublicKey hexBytes         `json:"publicKey"`
+	Tests     []wycheproofTest `json:"tests"`
 }
 
 type wycheproofTest struct {
@@ -63,6 +64,7 @@ type wycheproofTest struct {
 	Msg    hexBytes `json:"msg"`
 	CT     hexBytes `json:"ct"`
 	Tag    hexBytes `json:"tag"`
+	Sig    hexBytes `json:"sig"`
 	IKM    hexBytes `json:"ikm"`
 	Salt   hexBytes `json:"salt"`
 	Info   hexBytes `json:"info"`
@@ -85,6 +87,7 @@ func TestWycheproofAEAD(t *testing.T) {
 		}},
 		{"chacha20_poly1305_test.json", 316, func(int) alg.ID { return alg.ChaCha20Poly1305 }},
 		{"sm4_gcm_test.json", 65, func(int) alg.ID { return alg.SM4GCM }},
+		{"aead_aes_siv_cmac_test.json", 155, func(int) alg.ID { return alg.AES256SIV }},
 	} {
 		eachVector(t, test.file, test.want, func(t *testing.T, g wycheproofGroup, v wycheproofTest) {
 			c := newCipher(t, test.suite(g.KeySize), v.Key)
@@ -118,4 +121,58 @@ func TestWycheproofCMAC(t *testing.T) {
 			t.Errorf("test %d, %s: %v", v.ID, v.Result, err)
 		}
 	})
+}
+
+func TestWycheproofHMAC(t *testing.T) {
+	for file, id := range map[string]alg.ID{"hmac_sha256_test.json": alg.HMACSHA256, "hmac_sm3_test.json": alg.HMACSM3} {
+		eachVector(t, file, 81, func(t *testing.T, _ wycheproofGroup, v wycheproofTest) {
+			sum, err := alg.Authenticate(id, v.Key, v.Msg)
+			if err != nil || bytes.Equal(sum, v.Tag) != (v.Result == "valid") {
+				t.Errorf("%s: test %d, %s: %v", file, v.ID, v.Result, err)
+			}
+		})
+	}
+}
+
+func TestWycheproofSignatures(t *testing.T) {
+	for _, test := range []struct {
+		file   string
+		want   int
+		id     alg.ID
+		decode func([]byte) ([]byte, error)
+	}{
+		{"ed25519_test.json", 151, alg.Ed25519, nil},
+		{"ecdsa_secp256r1_sha256_p1363_test.json", 262, alg.ECDSAP256, nil},
+		{"ecdsa_secp256r1_sha256_test.json", 484, alg.ECDSAP256, alg.FromDER},
+	} {
+		eachVector(t, test.file, test.want, func(t *testing.T, g wycheproofGroup, v wycheproofTest) {
+			var bad error
+			signature := []byte(v.Sig)
+			if test.decode != nil {
+				signature, bad = test.decode(v.Sig)
+			}
+			good, err := alg.Verify(test.id, g.PublicKey, v.Msg, signature)
+			if good = good && bad == nil; err != nil || good != (v.Result == "valid") {
+				t.Errorf("%s: test %d, %s: %v, %v, %v", test.file, v.ID, v.Result, good, bad, err)
+			}
+		})
+	}
+}
+
+func TestWycheproofKWP(t *testing.T) {
+	ran := 0
+	eachVector(t, "aes_kwp_test.json", 94, func(t *testing.T, _ wycheproofGroup, v wycheproofTest) {
+		if len(v.Msg) < 9 {
+			return // shorter than what is unwrapped here; one block of its own in RFC 5649
+		}
+		ran++
+		key := make([]byte, len(v.Msg))
+		err := alg.UnwrapKWP(key, v.Key, v.CT)
+		if valid := v.Result != "invalid"; valid != (err == nil) || valid && !bytes.Equal(key, v.Msg) {
+			t.Errorf("test %d, %s: %v", v.ID, v.Result, err)
+		}
+	})
+	if ran < 60 {
+		t.Errorf("%d vectors fit", ran)
+	}
 }

@@ -22,9 +22,17 @@ func Run(t *testing.T, open func(t *testing.T) hsm.Machine) { run(t, open, hostS
 type suites struct {
 	served []alg.ID                // of keys; the first is AES-256-GCM
 	sealed func(key alg.ID) alg.ID // the suite of a ciphertext, by its key's
+
+	purposes []hsm.Purpose // of keys
+	streams  bool          // whether it seals them; one that does not refuses them
 }
 
-var hostSuites = suites{[]alg.ID{alg.AES256GCM, alg.AES128GCM, alg.ChaCha20Poly1305, alg.SM4GCM}, func(id alg.ID) alg.ID { return id }}
+var hostSuites = suites{
+	[]alg.ID{alg.AES256GCM, alg.AES128GCM, alg.ChaCha20Poly1305, alg.SM4CBCHMAC, alg.SM4GCM},
+	func(id alg.ID) alg.ID { return id },
+	[]hsm.Purpose{hsm.PurposeSeal, hsm.PurposeDeterministic, hsm.PurposeMAC, hsm.PurposeSign},
+	true,
+}
 
 // other is a suite other than AES-256-GCM where the machine has one.
 func (s suites) other() alg.ID { return s.served[len(s.served)-1] }
@@ -32,8 +40,11 @@ func (s suites) other() alg.ID { return s.served[len(s.served)-1] }
 func run(t *testing.T, open func(t *testing.T) hsm.Machine, has suites) {
 	for name, test := range map[string]func(*testing.T, *machine){
 		"RoundTrip": testRoundTrip, "OtherSuites": testOtherSuites, "Tamper": testTamper, "Reencrypt": testReencrypt, "EachOnItsOwn": testEachOnItsOwn,
-		"WrappedKeys": testWrappedKeys, "Records": testRecords, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
-		"Cancelled": testCancelled, "Status": testStatus, "OtherMachine": func(t *testing.T, m *machine) {
+		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
+		"Cancelled": testCancelled, "Status": testStatus,
+		"Purposes": testPurposes, "Deterministic": testDeterministic, "Mac": testMac, "Sign": testSign, "DataKey": testDataKey, "Random": testRandom,
+		"Import": testImport, "ImportRefused": testImportRefused, "Golden": testGolden,
+		"OtherMachine": func(t *testing.T, m *machine) {
 			testOtherMachine(t, m, &machine{open(t), t, has})
 		},
 	} {
@@ -49,7 +60,12 @@ type machine struct {
 
 func (m *machine) key(index, version uint32, id alg.ID) hsm.WrappedKey {
 	m.t.Helper()
-	k, err := m.GenerateKey(m.t.Context(), hsm.Binding{Index: index, Version: version, Algorithm: id, Purpose: hsm.PurposeSeal})
+	return m.keyFor(hsm.PurposeSeal, index, version, id)
+}
+
+func (m *machine) keyFor(p hsm.Purpose, index, version uint32, id alg.ID) hsm.WrappedKey {
+	m.t.Helper()
+	k, err := m.GenerateKey(m.t.Context(), hsm.Binding{Index: index, Version: version, Algorithm: id, Purpose: p})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -99,7 +115,11 @@ func testRoundTrip(t *testing.T, m *machine) {
 			}
 			sealed = sealed[4:]
 			h, _, err := envelope.Parse(sealed)
-			if err != nil || h.Suite != byte(m.sealed(id)) || h.Index != 7 || h.Version != 1 || len(sealed) != len(plaintext)+envelope.Overhead {
+			size := len(plaintext) + envelope.Overhead
+			if id == alg.SM4CBCHMAC {
+				size += 16 - len(plaintext)%16
+			}
+			if err != nil || h.Suite != byte(m.sealed(id)) || h.Index != 7 || h.Version != 1 || len(sealed) != size {
 				t.Errorf("%s: header %+v, %d bytes, %v", id, h, len(sealed), err)
 			}
 			if got := m.must(hsm.Op{Kind: hsm.Decrypt, Key: key, Context: here, Input: sealed}); !bytes.Equal(got, plaintext) {

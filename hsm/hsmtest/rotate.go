@@ -18,6 +18,10 @@ type Engine struct {
 	Algorithms []alg.ID
 	// Suite is that of the ciphertexts under a key of an algorithm; nil is the same.
 	Suite func(key alg.ID) alg.ID
+	// Purposes are those of the keys it makes; nil is all.
+	Purposes []hsm.Purpose
+	// NoStreams is set for one that refuses streams.
+	NoStreams bool
 }
 
 // RunEngine runs the contract suite of engines: that of machines, and what changes
@@ -30,6 +34,10 @@ func RunEngine(t *testing.T, engine Engine) {
 	if engine.Suite != nil {
 		has.sealed = engine.Suite
 	}
+	if engine.Purposes != nil {
+		has.purposes = engine.Purposes
+	}
+	has.streams = !engine.NoStreams
 	run(t, func(t *testing.T) hsm.Machine {
 		e := engine.Open(t)
 		mustOpen(t, e, NewRoot(t))

@@ -32,9 +32,23 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return b.openRecord(op)
 	case hsm.Rewrap:
 		return b.rewrap(op.Output, op.Key, op.Generation)
+	case hsm.DataKey:
+		return engine.DataKey(op, func(raw []byte) ([]byte, error) { return b.encrypt(op.Output, op.Key, op.Algorithm, op.Context, raw) })
+	case hsm.Random:
+		return engine.Random(op.Output, op.Size)
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
+		return op.Output, errSealsOnly
+	case hsm.SealSegment, hsm.OpenSegment:
+		return op.Output, errStream
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
+
+// errStream: a stream has a key of its own, derived for it, and this engine's token
+// derives none. Under the business key itself the nonce prefixes of streams would repeat
+// long before the random nonces of messages do.
+var errStream = fault.New(fault.AlgorithmNotAllowed, "this machine's engine (machine.engine: token) does not seal or open streams: "+
+	"cut the data into messages, or use a machine with machine.engine: host")
 
 func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical, plaintext []byte) ([]byte, error) {
 	out := dst

@@ -86,10 +86,17 @@ func served(id alg.ID) error {
 		"use aes-256-gcm, or a machine with the host engine", id)
 }
 
+// errSealsOnly is the refusal of what is not sealing and opening.
+var errSealsOnly = fault.New(fault.AlgorithmNotAllowed, "this machine's engine (machine.engine: token) has keys of the purpose seal only; "+
+	"for codes, signatures and deterministic sealing use a machine with machine.engine: host")
+
 // GenerateKey has the token draw a business key and wrap it.
 func (e *Engine) GenerateKey(ctx context.Context, b hsm.Binding) (hsm.GeneratedKey, error) {
 	var made hsm.GeneratedKey
 	err := e.Serve(ctx, func() error {
+		if b.Purpose != hsm.PurposeSeal {
+			return errSealsOnly
+		}
 		if err := served(b.Algorithm); err != nil {
 			return err
 		}

@@ -25,6 +25,8 @@ func TestContract(t *testing.T) {
 		},
 		Algorithms: []alg.ID{alg.AES256GCM},
 		Suite:      func(alg.ID) alg.ID { return alg.AES256GCMResident },
+		Purposes:   []hsm.Purpose{hsm.PurposeSeal},
+		NoStreams:  true,
 	})
 }
 

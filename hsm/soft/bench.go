@@ -52,6 +52,16 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return b.openRecord(op.Output, op.Record, op.Input)
 	case hsm.Rewrap:
 		return b.rewrap(op.Output, op.Key, op.Generation)
+	case hsm.DataKey:
+		return b.dataKey(op)
+	case hsm.Random:
+		return engine.Random(op.Output, op.Size)
+	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
+		return b.keyed(op)
+	case hsm.SealSegment:
+		return b.sealSegment(op)
+	case hsm.OpenSegment:
+		return b.openSegment(op)
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
@@ -64,9 +74,18 @@ func (b *bench) encrypt(dst []byte, key hsm.WrappedKey, suite alg.ID, canonical,
 	if suite == 0 {
 		suite = k.header.Algorithm
 	}
-	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version, Salt: s.salt()}
-	_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
-	c, err := b.cipher(s, key, k, suite, header.Salt)
+	if !k.header.Purpose.Encrypts() {
+		return dst, k.header.Purpose.Refusal(k.header.Index, "encrypt")
+	}
+	if err := k.header.Purpose.Check(suite); err != nil {
+		return dst, err
+	}
+	header := envelope.Header{Suite: byte(suite), Index: k.header.Index, Version: k.header.Version}
+	if k.header.Purpose != hsm.PurposeDeterministic { // whose salt and nonce are zero
+		header.Salt = s.salt()
+		_, _ = rand.Read(header.Nonce[:]) // from the kernel, never a counter; never fails
+	}
+	c, err := b.cipher(s, key, k, messages, suite, header.Salt)
 	if err != nil {
 		return dst, err
 	}
@@ -88,10 +107,13 @@ func (b *bench) decrypt(dst []byte, key hsm.WrappedKey, canonical, ciphertext []
 	if err != nil {
 		return dst, err
 	}
-	if _, err := alg.Lookup(alg.ID(header.Suite)); err != nil || header.Index != k.header.Index || header.Version != k.header.Version {
+	if !k.header.Purpose.Encrypts() {
+		return dst, k.header.Purpose.Refusal(k.header.Index, "decrypt")
+	}
+	if k.header.Purpose.Check(alg.ID(header.Suite)) != nil || header.Index != k.header.Index || header.Version != k.header.Version {
 		return dst, fault.DecryptFailed
 	}
-	c, err := b.cipher(s, key, k, alg.ID(header.Suite), header.Salt)
+	c, err := b.cipher(s, key, k, messages, alg.ID(header.Suite), header.Salt)
 	if err != nil {
 		return dst, err
 	}
@@ -157,8 +179,8 @@ func (b *bench) rewrap(dst []byte, w hsm.WrappedKey, generation uint32) ([]byte,
 
 // cipher returns a cipher for a message key, one that the call has built already
 // where there is one.
-func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
-	id := messageID{k.serial, suite, salt}
+func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
+	id := messageID{k.serial, u, suite, salt}
 	for i := len(b.ciphers) - 1; i >= 0; i-- {
 		if b.ciphers[i].id == id {
 			return b.ciphers[i].cipher, nil
@@ -167,7 +189,7 @@ func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite al
 	if len(b.ciphers) == maxReady {
 		b.clear()
 	}
-	c, err := b.build(s, wrapped, k, suite, salt)
+	c, err := b.build(s, wrapped, k, u, suite, salt)
 	if err == nil {
 		b.ciphers = append(b.ciphers, ready{id, c})
 	}
@@ -176,10 +198,10 @@ func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, suite al
 
 // build makes a cipher from its page. A key can be evicted from its cache, and
 // wiped, at any moment before it is used; then it is fetched again.
-func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
+func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (c alg.Cipher, err error) {
 	for range 8 {
 		var key *secret.Bytes
-		if key, err = s.message(k, suite, salt); err == nil {
+		if key, err = s.message(k, u, suite, salt); err == nil {
 			err = key.Use(func(raw []byte) (err error) { c, err = alg.NewCipher(suite, raw); return err })
 		}
 		if !errors.Is(err, secret.ErrWiped) {
@@ -189,7 +211,7 @@ func (b *bench) build(s *session, wrapped hsm.WrappedKey, k *business, suite alg
 			return c, err
 		}
 	}
-	return c, fault.New(fault.Unavailable, "the machine's key cache is too small for its load; raise machine.keys")
+	return c, errCacheTooSmall
 }
 
 // recordCipher returns the cipher of the record key, built once for the call.
@@ -236,3 +258,5 @@ func (b *bench) openRecord(dst []byte, id hsm.RecordID, sealed []byte) ([]byte, 
 	}
 	return engine.OpenRecord(dst, c, id, sealed)
 }
+
+var errCacheTooSmall = fault.New(fault.Unavailable, "the machine's key cache is too small for its load; raise machine.keys")

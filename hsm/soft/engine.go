@@ -17,6 +17,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/hsm/engine"
+	"github.com/trikey/trikey/hsm/keyimport"
 	"github.com/trikey/trikey/internal/secret"
 )
 
@@ -35,14 +36,18 @@ type Config struct {
 
 // Engine is a machine in this process.
 type Engine struct {
-	cfg Config
+	cfg     Config
+	imports *keyimport.Desk
 	*roots
 }
 
 // roots are embedded by a name of this package's, so that the field is not exported.
 type roots = engine.Roots[*session]
 
-var _ hsm.Engine = (*Engine)(nil)
+var (
+	_ hsm.Engine   = (*Engine)(nil)
+	_ hsm.Importer = (*Engine)(nil)
+)
 
 // New returns a sealed engine.
 func New(cfg Config) *Engine {
@@ -55,37 +60,61 @@ func New(cfg Config) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Engine{cfg, engine.NewRoots("host", cfg.Chip, cfg.Region, func(ctx context.Context, root hsm.Root) (*session, error) {
+	return &Engine{cfg, keyimport.New(cfg.Now), engine.NewRoots("host", cfg.Chip, cfg.Region, func(ctx context.Context, root hsm.Root) (*session, error) {
 		return newSession(ctx, cfg, root)
 	})}
 }
+
+// Seal forgets every key, import keys too.
+func (e *Engine) Seal(ctx context.Context) error {
+	err := e.roots.Seal(ctx)
+	e.imports.Clear()
+	return err
+}
+
+// Close seals the engine. The chip stays its opener's.
+func (e *Engine) Close() error { return e.Seal(context.Background()) }
 
 // GenerateKey draws a business key and wraps it.
 func (e *Engine) GenerateKey(ctx context.Context, b hsm.Binding) (hsm.GeneratedKey, error) {
 	var made hsm.GeneratedKey
 	err := e.Serve(ctx, func() error {
-		if _, err := alg.Lookup(b.Algorithm); err != nil {
+		if err := check(b); err != nil {
 			return err
 		}
-		b.Region = e.cfg.Region
 		key, err := secret.Random(hsm.BusinessKeySize)
 		if err != nil {
 			return err
 		}
 		defer key.Wipe()
-		err = key.Use(func(k []byte) error {
-			return secret.Scrub(func() (err error) { made.KCV, err = alg.KCV(k); return err })
-		})
-		if err != nil {
-			return err
-		}
-		own, err := e.At(0)
-		if err != nil {
-			return err
-		}
-		made.Wrapped, err = own.wrap(ctx, key, b)
+		made, err = e.take(ctx, key, b)
 		return err
 	})
+	return made, err
+}
+
+// check reports why the engine makes no key of a binding.
+func check(b hsm.Binding) error {
+	if _, err := alg.Lookup(b.Algorithm); err != nil {
+		return err
+	}
+	return b.Purpose.Check(b.Algorithm)
+}
+
+// take wraps a business key for the binding, in the machine's own region.
+func (e *Engine) take(ctx context.Context, key *secret.Bytes, b hsm.Binding) (made hsm.GeneratedKey, err error) {
+	b.Region = e.cfg.Region
+	err = key.Use(func(k []byte) error {
+		return secret.Scrub(func() (err error) { made.KCV, err = alg.KCV(k); return err })
+	})
+	if err != nil {
+		return made, err
+	}
+	own, err := e.At(0)
+	if err != nil {
+		return made, err
+	}
+	made.Wrapped, err = own.wrap(ctx, key, b)
 	return made, err
 }
 

@@ -42,9 +42,19 @@ var serial atomic.Uint64
 // messageID names a message key: what it is derived from.
 type messageID struct {
 	serial uint64
+	use    use
 	suite  alg.ID
 	salt   [envelope.SaltSize]byte
 }
+
+// use is what a derived key seals. A stream's header may name the salt of a message,
+// or the reverse; their keys are different ones all the same.
+type use uint8
+
+const (
+	messages use = iota
+	streams
+)
 
 // newSession hands the root to the chip and derives what the session needs.
 func newSession(ctx context.Context, cfg Config, root hsm.Root) (*session, error) {
@@ -134,20 +144,24 @@ func (s *session) unwrap(ctx context.Context, w hsm.WrappedKey) (hsm.WrapHeader,
 	return header, key, err
 }
 
-// message returns the message key derived from b for a suite and salt.
-func (s *session) message(b *business, suite alg.ID, salt [envelope.SaltSize]byte) (*secret.Bytes, error) {
-	id := messageID{b.serial, suite, salt}
+// message returns the key derived from b for a use, suite and salt.
+func (s *session) message(b *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (*secret.Bytes, error) {
+	id := messageID{b.serial, u, suite, salt}
 	if k, ok := s.messages.Get(id); ok {
 		return k, nil
 	}
-	a, err := alg.Lookup(suite)
+	a, err := alg.Suite(suite)
 	if err != nil {
 		return nil, err
 	}
 	key, err := secret.Fill(a.KeySize, func(dst []byte) error {
 		return b.key.Use(func(k []byte) error {
 			// A business key outlives its cache in what a derivation leaves behind.
-			return secret.Scrub(func() error { return suite.MessageKey(dst, k, salt[:], b.header.Index, b.header.Version) })
+			derive := suite.MessageKey
+			if u == streams {
+				derive = suite.StreamKey
+			}
+			return secret.Scrub(func() error { return derive(dst, k, salt[:], b.header.Index, b.header.Version) })
 		})
 	})
 	if err != nil {

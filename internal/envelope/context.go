@@ -93,3 +93,14 @@ func sorted(keys []string, c Context) []string {
 func appendField(dst []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(s))), s...)
 }
+
+// indexPrefix begins the input of a blind index.
+const indexPrefix = "trikey/v1/index"
+
+// AppendIndexInput appends the input of a blind index to dst: "trikey/v1/index" |
+// length of the canonical context 4 | canonical context | value.
+func (c Context) AppendIndexInput(dst, value []byte) []byte {
+	dst = append(slices.Grow(dst, len(indexPrefix)+4+c.canonicalSize()+len(value)), indexPrefix...)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(c.canonicalSize()))
+	return append(c.AppendCanonical(dst), value...)
+}

@@ -23,6 +23,7 @@ const (
 	AlgorithmNotAllowed Code = "algorithm_not_allowed"
 	ContextRequired     Code = "context_required"
 	DecryptFailed       Code = "decrypt_failed"
+	SignatureInvalid    Code = "signature_invalid"
 	WrongRegion         Code = "wrong_region"
 	Sealed              Code = "sealed"
 	Unavailable         Code = "unavailable"
@@ -108,6 +109,7 @@ var kinds = map[Code]kind{
 	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
 	ContextRequired:     {"The key asks for more context", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
+	SignatureInvalid:    {"The signature is not valid", http.StatusUnauthorized, ExitUnverified, false},
 	WrongRegion:         {"The key belongs to another region", http.StatusForbidden, ExitRefused, false},
 	Sealed:              {"The machine is sealed", http.StatusServiceUnavailable, ExitUnavailable, true},
 	Unavailable:         {"The service is not available", http.StatusServiceUnavailable, ExitUnavailable, true},

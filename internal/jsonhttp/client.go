@@ -17,6 +17,9 @@ import (
 // names.
 const maxAnswer = 32 << 20
 
+// Marshal encodes a value that does not travel as a body.
+func Marshal(value any) ([]byte, error) { return json.Marshal(value) }
+
 // Do sends in as JSON, unless it is nil, and decodes the answer into out, unless
 // that is nil. An answer that is a problem is returned as the fault it carries;
 // a server that cannot be reached is fault.Unavailable.
@@ -52,29 +55,49 @@ func Do(ctx context.Context, c *http.Client, method, url string, header http.Hea
 // Send sends a request and returns the body and header of a good answer, or the
 // fault that a bad one carries.
 func Send(c *http.Client, req *http.Request) ([]byte, http.Header, error) {
+	res, err := Open(c, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := readAnswer(res)
+	return body, res.Header, err
+}
+
+// Open sends a request and returns a good answer, whose body its caller reads and
+// closes, or the fault that a bad one carries.
+func Open(c *http.Client, req *http.Request) (*http.Response, error) {
 	res, err := c.Do(req)
 	if err != nil {
 		if ctxErr := req.Context().Err(); ctxErr != nil {
-			return nil, nil, ctxErr
+			return nil, ctxErr
 		}
-		return nil, nil, fault.Wrap(fault.Unavailable, unwrapURL(err), "cannot reach %s", req.URL.Host)
+		return nil, fault.Wrap(fault.Unavailable, unwrapURL(err), "cannot reach %s", req.URL.Host)
+	}
+	if res.StatusCode < 300 {
+		return res, nil
 	}
 	defer func() { _ = res.Body.Close() }()
+	body, err := readAnswer(res)
+	if err != nil {
+		return nil, err
+	}
+	var p fault.Problem
+	if strings.HasPrefix(res.Header.Get("Content-Type"), fault.MediaType) && json.Unmarshal(body, &p) == nil {
+		return nil, p.Err()
+	}
+	return nil, fault.New(fault.Unavailable, "%s answered %s, not as a Trikey service does", req.URL.Host, res.Status)
+}
+
+func readAnswer(res *http.Response) ([]byte, error) {
 	var body bytes.Buffer
 	if res.ContentLength > 0 && res.ContentLength <= maxAnswer {
 		body.Grow(int(res.ContentLength) + bytes.MinRead)
 	}
 	if _, err := body.ReadFrom(io.LimitReader(res.Body, maxAnswer)); err != nil {
-		return nil, nil, fault.Wrap(fault.Unavailable, err, "%s broke off its answer", req.URL.Host)
+		return nil, fault.Wrap(fault.Unavailable, err, "%s broke off its answer", res.Request.URL.Host)
 	}
-	if res.StatusCode < 300 {
-		return body.Bytes(), res.Header, nil
-	}
-	var p fault.Problem
-	if strings.HasPrefix(res.Header.Get("Content-Type"), fault.MediaType) && json.Unmarshal(body.Bytes(), &p) == nil {
-		return nil, nil, p.Err()
-	}
-	return nil, nil, fault.New(fault.Unavailable, "%s answered %s, not as a Trikey service does", req.URL.Host, res.Status)
+	return body.Bytes(), nil
 }
 
 // unwrapURL takes off the url.Error, whose text repeats the whole address.

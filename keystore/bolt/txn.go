@@ -60,7 +60,7 @@ func later(a, b []byte) []byte {
 
 // Txn applies all writes if all comparisons hold.
 func (s *Store) Txn(ctx context.Context, compares []keystore.Compare, writes []keystore.Write) (int64, error) {
-	if err := validate(compares, writes); err != nil {
+	if err := keystore.CheckTxn(compares, writes); err != nil {
 		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -83,25 +83,6 @@ func (s *Store) Txn(ctx context.Context, compares []keystore.Compare, writes []k
 		s.announce()
 	}
 	return revision, nil
-}
-
-func validate(compares []keystore.Compare, writes []keystore.Write) error {
-	if len(compares) > keystore.MaxTxn || len(writes) > keystore.MaxTxn {
-		return fmt.Errorf("keystore: more than %d comparisons or writes in one transaction", keystore.MaxTxn)
-	}
-	seen := make(map[string]bool, len(writes))
-	for _, w := range writes {
-		switch {
-		case w.Name == "" || len(w.Name) > keystore.MaxName:
-			return fmt.Errorf("keystore: a name of %d bytes; 1 to %d are allowed", len(w.Name), keystore.MaxName)
-		case len(w.Value) > keystore.MaxValue:
-			return fmt.Errorf("keystore: %s: a value of %d bytes; at most %d are allowed", w.Name, len(w.Value), keystore.MaxValue)
-		case seen[w.Name]:
-			return fmt.Errorf("keystore: %s is written twice in one transaction", w.Name)
-		}
-		seen[w.Name] = true
-	}
-	return nil
 }
 
 func (s *Store) apply(tx *bbolt.Tx, compares []keystore.Compare, writes []keystore.Write) (int64, error) {

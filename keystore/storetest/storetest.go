@@ -21,7 +21,8 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Store) {
 	for name, test := range map[string]func(*testing.T, *store){
 		"GetPutDelete": testGetPutDelete, "CompareAndSwap": testCompareAndSwap, "Atomic": testAtomic, "Limits": testLimits,
 		"Isolation": testIsolation, "List": testList, "Counter": testCounter, "WatchPast": testWatchPast, "WatchLive": testWatchLive,
-		"WatchResume": testWatchResume, "WatchEnds": testWatchEnds, "Closed": testClosed,
+		"WatchResume": testWatchResume, "WatchEnds": testWatchEnds, "Closed": testClosed, "Snapshot": testSnapshot, "WatchOrder": testWatchOrder, "WatchList": testWatchList,
+		"Election": testElection, "Cancelled": testCancelled,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -145,10 +146,11 @@ func testLimits(t *testing.T, s *store) {
 	for i := range many {
 		many[i] = keystore.Write{Name: fmt.Sprint("n", i)}
 	}
+	large := []keystore.Write{{Name: "x", Value: make([]byte, keystore.MaxTxnBytes/2)}, {Name: "y", Value: make([]byte, keystore.MaxTxnBytes/2)}}
 	for what, writes := range map[string][]keystore.Write{
 		"no name": {{}}, "long name": {{Name: strings.Repeat("n", keystore.MaxName+1)}},
 		"large value": {{Name: "v", Value: make([]byte, keystore.MaxValue+1)}}, "many writes": many,
-		"twice": {{Name: "x"}, {Name: "x"}},
+		"twice": {{Name: "x"}, {Name: "x"}}, "large in all": large,
 	} {
 		if _, err := s.Txn(s.ctx, nil, writes); err == nil {
 			t.Errorf("%s: accepted", what)
@@ -157,15 +159,29 @@ func testLimits(t *testing.T, s *store) {
 	name := strings.Repeat("n", keystore.MaxName)
 	value := strings.Repeat("v", keystore.MaxValue)
 	s.want(name, value, s.put(name, value))
-	if _, err := s.Txn(s.ctx, nil, many[:keystore.MaxTxn]); err != nil {
-		t.Errorf("as many writes as are allowed: %v", err)
-	}
+	testFull(t, s)
 	if _, _, err := s.List(s.ctx, "", "", 0); err == nil {
 		t.Error("a list of no entries was accepted")
 	}
 	s.put("name\x00with\xffany/bytes", "ok")
 	if e, err := s.Get(s.ctx, "name\x00with\xffany/bytes"); err != nil || string(e.Value) != "ok" {
 		t.Errorf("a name of any bytes: %q, %v", e.Value, err)
+	}
+}
+
+// testFull: a transaction at all of its limits together.
+func testFull(t *testing.T, s *store) {
+	compares := make([]keystore.Compare, keystore.MaxTxn)
+	writes := make([]keystore.Write, keystore.MaxTxn)
+	for i := range writes {
+		compares[i] = keystore.Compare{Name: fmt.Sprintf("full/%0*d", keystore.MaxName-5, i)}
+		writes[i] = keystore.Write{Name: compares[i].Name, Value: make([]byte, keystore.MaxTxnBytes/keystore.MaxTxn-2*keystore.MaxName)}
+	}
+	if _, err := s.Txn(s.ctx, compares, writes); err != nil {
+		t.Errorf("a transaction as large as is allowed: %v", err)
+	}
+	if list, _, err := s.List(s.ctx, "full/", "", 2*keystore.MaxTxn); err != nil || len(list) != keystore.MaxTxn {
+		t.Errorf("%d entries, %v", len(list), err)
 	}
 }
 

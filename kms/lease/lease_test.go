@@ -8,6 +8,8 @@ import (
 
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
+	"github.com/trikey/trikey/keystore/etcd"
+	"github.com/trikey/trikey/keystore/etcd/etcdtest"
 	"github.com/trikey/trikey/kms/lease"
 )
 
@@ -19,14 +21,27 @@ type election struct {
 	now   time.Time
 }
 
-func newElection(t *testing.T) *election {
+// onEach runs a test on each kind of store.
+func onEach(t *testing.T, test func(t *testing.T, e *election)) {
 	t.Helper()
-	store, err := bolt.Open(bolt.Config{Path: filepath.Join(t.TempDir(), "store.db")})
-	if err != nil {
-		t.Fatal(err)
+	for kind, open := range map[string]func(*testing.T) (keystore.Store, error){
+		"bolt": func(t *testing.T) (keystore.Store, error) {
+			return bolt.Open(bolt.Config{Path: filepath.Join(t.TempDir(), "store.db")})
+		},
+		"etcd": func(t *testing.T) (keystore.Store, error) {
+			c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Installed(t)})
+			return etcd.Open(t.Context(), etcd.Config{Endpoints: c.Endpoints()})
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			store, err := open(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = store.Close() })
+			test(t, &election{t, store, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)})
+		})
 	}
-	t.Cleanup(func() { _ = store.Close() })
-	return &election{t, store, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
 func (e *election) node(holder string) *lease.Lease {
@@ -40,8 +55,9 @@ func (e *election) want(l *lease.Lease, want bool) {
 	}
 }
 
-func TestLease(t *testing.T) {
-	e := newElection(t)
+func TestLease(t *testing.T) { onEach(t, testLease) }
+
+func testLease(t *testing.T, e *election) {
 	a, b := e.node("a"), e.node("b")
 	e.want(a, true)
 	e.want(b, false)
@@ -66,8 +82,9 @@ func TestLease(t *testing.T) {
 }
 
 // An entry that no node wrote keeps nobody from being elected.
-func TestOddEntries(t *testing.T) {
-	e := newElection(t)
+func TestOddEntries(t *testing.T) { onEach(t, testOddEntries) }
+
+func testOddEntries(t *testing.T, e *election) {
 	for _, value := range []string{"", "x", "{}", `{"holder":"z","until":"2999-01-01T00:00:00Z"}`} {
 		if _, err := e.store.Txn(t.Context(), nil, []keystore.Write{{Name: name, Value: []byte(value)}}); err != nil {
 			t.Fatal(err)
@@ -77,8 +94,9 @@ func TestOddEntries(t *testing.T) {
 }
 
 // Of many nodes that stand at once, one is elected, time and again.
-func TestOneHolder(t *testing.T) {
-	e := newElection(t)
+func TestOneHolder(t *testing.T) { onEach(t, testOneHolder) }
+
+func testOneHolder(t *testing.T, e *election) {
 	for range 20 {
 		var wg sync.WaitGroup
 		var mu sync.Mutex // guards held

@@ -26,9 +26,13 @@ const (
 	// DecryptCompromised is needed besides Decrypt or ReencryptFrom to open what a
 	// compromised version has sealed.
 	DecryptCompromised Op = "decrypt-compromised"
+	DataKey            Op = "datakey" // draw data keys; to unwrap one is Decrypt
+	Sign               Op = "sign"
+	Verify             Op = "verify" // signatures and codes
+	Mac                Op = "mac"
 )
 
-var ops = []Op{Encrypt, Decrypt, ReencryptFrom, ReencryptTo, DecryptCompromised}
+var ops = []Op{Encrypt, Decrypt, ReencryptFrom, ReencryptTo, DecryptCompromised, DataKey, Sign, Verify, Mac}
 
 // Range is the key indexes From to To, both included.
 type Range struct {

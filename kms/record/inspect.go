@@ -28,7 +28,7 @@ func Inspect(ctx context.Context, s keystore.Store) (records int, findings []err
 		for _, e := range entries {
 			name, ours := r.name(e.Name)
 			switch {
-			case e.Name == rootEntry, strings.HasPrefix(e.Name, plainPrefix):
+			case e.Name == RootEntry, strings.HasPrefix(e.Name, plainPrefix):
 			case !ours && strings.HasPrefix(e.Name, "g"):
 				bad(e.Name, "of another root generation than %d: left by a rotation that was interrupted; the next rotation removes it", r.Generation)
 			case !ours:

@@ -149,7 +149,7 @@ func (k *Keeper) Apply(ctx context.Context, changes ...Change) (int64, error) {
 		}
 		// Whoever rotates the root rewrites its entry before the last look at the
 		// records: a change made on the old root is never missed.
-		compares = append(compares, keystore.Compare{Name: rootEntry, Revision: r.revision})
+		compares = append(compares, keystore.Compare{Name: RootEntry, Revision: r.revision})
 		revision, err := k.Store.Txn(ctx, compares, writes)
 		if !errors.Is(err, keystore.ErrConflict) {
 			return revision, err
@@ -248,15 +248,20 @@ type Event struct {
 }
 
 // Watch calls f with every change after the store's revision from, until ctx ends or f
-// fails. When another process has rotated the root it returns ErrRotated.
-func (k *Keeper) Watch(ctx context.Context, from int64, f func(Event) error) error {
-	return k.Store.Watch(ctx, "", from, func(events []keystore.Event) error {
+// fails, and returns the revision up to which f has seen all. When another process has
+// rotated the root the error is ErrRotated.
+func (k *Keeper) Watch(ctx context.Context, from int64, f func(Event) error) (int64, error) {
+	err := k.Store.Watch(ctx, "", from, func(events []keystore.Event) error {
 		for _, e := range events {
 			r := k.current.get()
 			name, ours := r.name(e.Name)
 			switch {
-			case e.Name == rootEntry:
-				if now, err := readRoot(ctx, k.Store); err != nil || now.Generation > k.current.get().Generation && !k.rotating.Load() {
+			case e.Name == RootEntry:
+				now, err := readRoot(ctx, k.Store)
+				if errors.Is(err, keystore.ErrUnavailable) {
+					return err
+				}
+				if err != nil || now.Generation > k.current.get().Generation && !k.rotating.Load() {
 					return errors.Join(err, ErrRotated)
 				}
 			case ours && e.Deleted:
@@ -276,8 +281,10 @@ func (k *Keeper) Watch(ctx context.Context, from int64, f func(Event) error) err
 				}
 			}
 		}
+		from = events[0].Revision
 		return nil
 	})
+	return from, err
 }
 
 // Update reads a record, lets f make its new content, and stores that; when

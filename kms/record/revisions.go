@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
@@ -25,10 +26,14 @@ const (
 	summaryRecord   = revisionsPrefix + "summary"
 
 	// lists is how many lists there are: each change rewrites one of them.
-	lists = 64
+	lists = 256
 )
 
-func listRecord(i int) string { return fmt.Sprintf("%s%02d", revisionsPrefix, i) }
+func listRecord(i int) string { return fmt.Sprintf("%s%03d", revisionsPrefix, i) }
+
+// countsPrefix begins records that have no number in the index: counts of operations, of
+// which many change each minute. One that is put back delays a rotation by count.
+const countsPrefix = "key-use/"
 
 // listOf is the list that a record's number is in.
 func listOf(name string) int {
@@ -73,6 +78,9 @@ func (k *Keeper) withRevisions(ctx context.Context, r root, changes []Change) ([
 	}
 	touched := map[int][]Change{}
 	for _, c := range changes {
+		if strings.HasPrefix(c.Name, countsPrefix) {
+			continue
+		}
 		touched[listOf(c.Name)] = append(touched[listOf(c.Name)], c)
 	}
 	out := slices.Clone(changes)
@@ -98,6 +106,9 @@ func (k *Keeper) withRevisions(ctx context.Context, r root, changes []Change) ([
 		}
 		all.Lists[i] = stored.number + 1
 		out = append(out, Replace(stored, content))
+	}
+	if len(touched) == 0 {
+		return out, nil
 	}
 	content, err := JSON(all)
 	return append(out, Replace(top, content)), err
@@ -175,7 +186,7 @@ func (k *Keeper) verify(ctx context.Context, r root) error {
 	_, err := k.pages(ctx, space(r.Generation), func(entries []keystore.Entry) error {
 		for _, e := range entries {
 			name, _ := r.name(e.Name)
-			if name == summaryRecord {
+			if name == summaryRecord || strings.HasPrefix(name, countsPrefix) {
 				continue
 			}
 			if len(e.Value) < head {

@@ -15,10 +15,10 @@ import (
 	"github.com/trikey/trikey/keystore"
 )
 
-// rootEntry says in the clear which root's records the store holds. Records of each
-// generation of the root have their own names (g1/keys/0000000007), so that this one
-// entry switches all of them.
-const rootEntry = "root"
+// RootEntry is the name of the entry that says in the clear which root's records the
+// store holds. Records of each generation of the root have their own names
+// (g1/keys/0000000007), so that this one entry switches all of them.
+const RootEntry = "root"
 
 // root is the content of the root entry.
 type root struct {
@@ -66,13 +66,13 @@ func (r root) name(entry string) (string, bool) { return strings.CutPrefix(entry
 func (r root) entry(name string) string { return space(r.Generation) + name }
 
 func readRoot(ctx context.Context, s keystore.Store) (root, error) {
-	e, err := s.Get(ctx, rootEntry)
+	e, err := s.Get(ctx, RootEntry)
 	if err != nil {
 		return root{}, err
 	}
 	r := root{revision: e.Revision}
 	if err := json.Unmarshal(e.Value, &r); err != nil || r.Generation == 0 {
-		return root{}, fault.New(fault.RecordDamaged, "record %s: damaged; restore the key store from a backup", rootEntry)
+		return root{}, fault.New(fault.RecordDamaged, "record %s: damaged; restore the key store from a backup", RootEntry)
 	}
 	return r, nil
 }
@@ -93,7 +93,7 @@ func (k *Keeper) writeRoot(ctx context.Context, r root) (root, error) {
 	if err != nil {
 		return r, err
 	}
-	r.revision, err = k.Store.Txn(ctx, []keystore.Compare{{Name: rootEntry, Revision: r.revision}}, []keystore.Write{{Name: rootEntry, Value: value}})
+	r.revision, err = k.Store.Txn(ctx, []keystore.Compare{{Name: RootEntry, Revision: r.revision}}, []keystore.Write{{Name: RootEntry, Value: value}})
 	return r, err
 }
 
@@ -106,6 +106,9 @@ func (k *Keeper) Attach(ctx context.Context) error {
 	}
 	r, err := readRoot(ctx, k.Store)
 	if errors.Is(err, keystore.ErrNotFound) {
+		if err := k.blank(ctx); err != nil {
+			return err
+		}
 		r, err = k.writeRoot(ctx, root{Generation: status.Generation, RootID: status.RootID})
 		if errors.Is(err, keystore.ErrConflict) { // another node was faster
 			r, err = readRoot(ctx, k.Store)
@@ -124,6 +127,17 @@ func (k *Keeper) Attach(ctx context.Context) error {
 	}
 	k.current.set(r)
 	return nil
+}
+
+// blank makes sure that a store without a root entry has no records either. One that has
+// is a copy that was cut short: the root entry is copied last.
+func (k *Keeper) blank(ctx context.Context) error {
+	entries, _, err := k.Store.List(ctx, "", "", 1)
+	if err == nil && len(entries) > 0 {
+		err = fault.New(fault.RecordDamaged, "the key store has the entry %q but does not say which root its records are of: "+
+			"a copy into it was cut short; run trikey store migrate again, or give it another prefix or path", entries[0].Name)
+	}
+	return err
 }
 
 // Generation returns the generation of the root that records are kept under now.

@@ -89,10 +89,20 @@ func (m *mover) clear(ctx context.Context, r root) error {
 		for i, e := range entries {
 			writes[i] = keystore.Write{Name: e.Name, Delete: true}
 		}
-		if _, err := m.Store.Txn(ctx, nil, writes); err != nil {
+		if err := m.write(ctx, writes); err != nil {
 			return err
 		}
 	}
+}
+
+// write writes what need not be one transaction.
+func (m *mover) write(ctx context.Context, writes []keystore.Write) error {
+	for batch := range keystore.Batches(writes) {
+		if _, err := m.Store.Txn(ctx, nil, batch); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyAll copies every record that is not copied as it is now, and removes copies of
@@ -140,16 +150,7 @@ func (m *mover) forgetGone(ctx context.Context, seen map[string]bool) error {
 		writes = append(writes, keystore.Write{Name: m.to.entry(name), Delete: true})
 		delete(m.copied, entry)
 	}
-	for ; len(writes) > page; writes = writes[page:] {
-		if _, err := m.Store.Txn(ctx, nil, writes[:page]); err != nil {
-			return err
-		}
-	}
-	if len(writes) == 0 {
-		return nil
-	}
-	_, err := m.Store.Txn(ctx, nil, writes)
-	return err
+	return m.write(ctx, writes)
 }
 
 // copy converts records and stores them, sealed under the next root with the number
@@ -187,7 +188,7 @@ func (m *mover) copy(ctx context.Context, entries []keystore.Entry) error {
 		}
 		writes[i] = keystore.Write{Name: m.to.entry(records[i].Name), Value: op.Output}
 	}
-	if _, err := m.Store.Txn(ctx, nil, writes); err != nil {
+	if err := m.write(ctx, writes); err != nil {
 		return err
 	}
 	for _, e := range entries {

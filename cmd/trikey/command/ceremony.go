@@ -282,20 +282,20 @@ func commit(cmd *cobra.Command, c hsm.Console, kcv string) (hsm.Report, error) {
 			return r.report, r.err
 		case <-tick.C:
 			if p, err := c.Progress(context.WithoutCancel(cmd.Context())); err == nil && p.Total > 0 {
-				shown = bar(cmd, p.Done, p.Total) || shown
+				shown = bar(cmd, text(cmd, "Moving every record to the new root"), p.Done, p.Total) || shown
 			}
 		}
 	}
 }
 
 // bar draws a progress bar on a terminal.
-func bar(cmd *cobra.Command, done, total int) bool {
+func bar(cmd *cobra.Command, what string, done, total int) bool {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
 		return false
 	}
 	const width = 30
 	full := min(width, width*done/max(total, 1))
-	fmt.Fprintf(cmd.ErrOrStderr(), "\r%s [%s%s] %d/%d", text(cmd, "Moving every record to the new root"),
+	fmt.Fprintf(cmd.ErrOrStderr(), "\r%s [%s%s] %d/%d", what,
 		strings.Repeat("#", full), strings.Repeat(".", width-full), done, total)
 	return true
 }

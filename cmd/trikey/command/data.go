@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -86,12 +87,15 @@ func readCiphertext(cmd *cobra.Command) (string, error) {
 	return string(bytes.TrimSpace(b)), nil
 }
 
-// dataCmd is a command that reads standard input, calls, and writes standard
-// output.
+// dataCmd is a command that reads standard input or --in, calls, and writes standard
+// output or --out.
 func (o *options) dataCmd(use, short string, run func(ctx context.Context, cmd *cobra.Command, c *sdk.Client, context sdk.Context) ([]byte, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: short + ", from standard input to standard output.\n" + callerHelp, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: use, Short: short, Long: short + ", from standard input or --in to standard output or --out.\n" + callerHelp, Args: cobra.NoArgs}
 	pairs := cmd.Flags().StringArray("context", nil, "name=value that the ciphertext is bound to (repeatable)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	var f files
+	cmd.Flags().StringVar(&f.in, "in", "", "file to read (default: standard input)")
+	cmd.Flags().StringVar(&f.out, "out", "", "file to write, which is there only once it is complete (default: standard output)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		context, err := parseContext(*pairs)
 		if err != nil {
 			return err
@@ -101,6 +105,10 @@ func (o *options) dataCmd(use, short string, run func(ctx context.Context, cmd *
 			return err
 		}
 		defer client.Close()
+		if err := f.open(cmd); err != nil {
+			return err
+		}
+		defer func() { err = f.close(err) }()
 		out, err := run(cmd.Context(), cmd, client, context)
 		if err != nil {
 			return err
@@ -113,8 +121,12 @@ func (o *options) dataCmd(use, short string, run func(ctx context.Context, cmd *
 
 func newEncrypt(o *options) *cobra.Command {
 	var key, algorithm string
+	var stream bool
 	cmd := o.dataCmd("encrypt", "Encrypt with a business key",
 		func(ctx context.Context, cmd *cobra.Command, c *sdk.Client, context sdk.Context) ([]byte, error) {
+			if stream {
+				return nil, copyStream(ctx, cmd, sdk.StreamRequest{Key: sdk.Key(key), Context: context, Algorithm: algorithm}, c.EncryptStream)
+			}
 			plaintext, err := readInput(cmd, maxPlain)
 			if err != nil {
 				return nil, err
@@ -124,14 +136,18 @@ func newEncrypt(o *options) *cobra.Command {
 		})
 	cmd.Flags().StringVar(&key, "key", "", "key index or name, required")
 	cmd.Flags().StringVar(&algorithm, "algorithm", "", "algorithm (default: the key's own)")
+	cmd.Flags().BoolVar(&stream, "stream", false, "encrypt as a stream: input of any length, binary output")
 	_ = cmd.MarkFlagRequired("key")
 	return cmd
 }
 
 func newDecrypt(o *options) *cobra.Command {
 	var key string
-	cmd := o.dataCmd("decrypt", "Decrypt a ciphertext",
+	cmd := o.dataCmd("decrypt", "Decrypt a ciphertext or a stream",
 		func(ctx context.Context, cmd *cobra.Command, c *sdk.Client, context sdk.Context) ([]byte, error) {
+			if beginsStream(cmd) {
+				return nil, copyStream(ctx, cmd, sdk.StreamRequest{Key: sdk.Key(key), Context: context}, c.DecryptStream)
+			}
 			ciphertext, err := readCiphertext(cmd)
 			if err != nil {
 				return nil, err
@@ -171,20 +187,39 @@ func newReencrypt(o *options) *cobra.Command {
 
 func newInspect(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect", Short: "Show the public part of a ciphertext, from standard input; needs no service and no key", Args: cobra.NoArgs,
+		Use: "inspect", Short: "Show the public part of a ciphertext or stream, from standard input; needs no service and no key", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := readCiphertext(cmd)
-			if err != nil {
-				return err
-			}
-			i, err := api.Inspect(text)
+			i, err := inspect(cmd)
 			if err != nil {
 				return err
 			}
 			return o.print(cmd, i, func(w io.Writer) {
 				fmt.Fprintf(w, "format     %d\nalgorithm  %s (suite %d)\nkey        %d version %d\nsalt       %s\nnonce      %s\nplaintext  %d bytes\n",
 					i.Format, i.Algorithm, i.Suite, i.Key, i.Version, i.Salt, i.Nonce, i.Plaintext)
+				if i.Segments > 0 {
+					fmt.Fprintf(w, "segments   %d\n", i.Segments)
+				}
 			})
 		},
 	}
+}
+
+func inspect(cmd *cobra.Command) (v1.Inspection, error) {
+	if !beginsStream(cmd) {
+		text, err := readCiphertext(cmd)
+		if err != nil {
+			return v1.Inspection{}, err
+		}
+		return api.Inspect(text)
+	}
+	header := make([]byte, envelope.StreamHeaderSize)
+	n, err := io.ReadFull(cmd.InOrStdin(), header)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return v1.Inspection{}, fault.Wrap(fault.BadRequest, err, "the input")
+	}
+	rest, err := io.Copy(io.Discard, cmd.InOrStdin())
+	if err != nil {
+		return v1.Inspection{}, fault.Wrap(fault.BadRequest, err, "the input")
+	}
+	return api.InspectStream(header[:n], int64(n)+rest)
 }

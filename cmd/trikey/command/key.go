@@ -14,12 +14,13 @@ import (
 	"github.com/spf13/cobra"
 
 	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 )
 
 func newKey(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "key", Short: "Business keys: their making, their life and their end"}
-	cmd.AddCommand(newKeyCreate(o), newKeyUpdate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyReserve(o), newKeyCertificates(o), newCheckCertificate(o))
+	cmd.AddCommand(newKeyCreate(o), newKeyUpdate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyImport(o), newKeyExport(o), newKeyMigrate(o), newKeyCensus(o), newKeyReserve(o), newKeyCertificates(o), newCheckCertificate(o))
 	cmd.AddCommand(keyOrders(o)...)
 	return cmd
 }
@@ -29,7 +30,8 @@ func newKeyCreate(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Have the machine make a business key under an index and a name", Args: cobra.NoArgs,
 		Example: `  trikey key create --index 7 --name chat --algorithm aes-256-gcm
-  trikey key create --index 8 --name chat-daily --rotate 24h --retain 7d --require-context 'app,chat_type:enum(dm|group),conversation'`,
+  trikey key create --index 8 --name chat-daily --rotate 24h --retain 7d --require-context 'app,chat_type:enum(dm|group),conversation'
+  trikey key create --index 40 --name tokens --purpose sign --publish`,
 	}
 	settings := keySettings(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
@@ -42,12 +44,22 @@ func newKeyCreate(o *options) *cobra.Command {
 		}
 		return o.printKey(cmd, out)
 	}
-	cmd.Flags().Uint32Var(&in.Index, "index", 0, "key index, 1 to 4294967295 (default: the lowest that is free)")
-	cmd.Flags().StringVar(&in.Name, "name", "", "name (default: key-INDEX)")
-	cmd.Flags().StringVar(&in.Algorithm, "algorithm", alg.AES256GCM.String(), "one of "+strings.Join(alg.Names(), ", "))
+	newKeyFlags(cmd, &in)
 	cmd.Flags().BoolVar(&in.PreActive, "pre-active", false, "it seals only after trikey key activate")
-	_ = cmd.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions(alg.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// newKeyFlags are the flags of what a new key shall be.
+func newKeyFlags(cmd *cobra.Command, in *v1.NewKey) {
+	f := cmd.Flags()
+	f.Uint32Var(&in.Index, "index", 0, "key index, 1 to 4294967295 (default: the lowest that is free)")
+	f.StringVar(&in.Name, "name", "", "name (default: key-INDEX)")
+	f.StringVar(&in.Purpose, "purpose", hsm.PurposeSeal.String(), "what the key is for, and nothing else: "+strings.Join(hsm.PurposeNames(), ", "))
+	f.StringVar(&in.Algorithm, "algorithm", "", "one of "+strings.Join(alg.Names(), ", ")+" (default: the purpose's usual, "+alg.AES256GCM.String()+" to seal)")
+	f.BoolVar(&in.Exportable, "exportable", false, "bind into the key that it may be exported; it cannot be changed later")
+	f.BoolVar(&in.Publish, "publish", false, "of a key that signs: put its public keys into /.well-known/jwks.json")
+	_ = cmd.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions(alg.Names(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("purpose", cobra.FixedCompletions(hsm.PurposeNames(), cobra.ShellCompDirectiveNoFileComp))
 }
 
 func newKeyList(o *options) *cobra.Command {
@@ -60,10 +72,10 @@ func newKeyList(o *options) *cobra.Command {
 			}
 			return o.print(cmd, out.Items, func(w io.Writer) {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "INDEX\tNAME\tVERSION\tALGORITHM\tSTATE\tKEY CHECK\tOWNER\tROTATE\tRETAIN\tCREATED")
+				fmt.Fprintln(t, "INDEX\tNAME\tVERSION\tPURPOSE\tALGORITHM\tSTATE\tKEY CHECK\tOWNER\tROTATE\tRETAIN\tCREATED")
 				for _, k := range out.Items {
-					fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-						k.Index, k.Name, k.Version, k.Algorithm, k.State, k.KCV, orDash(k.Owner), orDash(k.Rotate), orDash(k.Retain), date(k.Created))
+					fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+						k.Index, k.Name, k.Version, k.Purpose, k.Algorithm, k.State, k.KCV, orDash(k.Owner), orDash(k.Rotate), orDash(k.Retain), date(k.Created))
 				}
 				_ = t.Flush()
 			})
@@ -99,7 +111,7 @@ func newKeyRotate(o *options) *cobra.Command {
 
 func (o *options) printKey(cmd *cobra.Command, k v1.AdminKey) error {
 	return o.print(cmd, k, func(w io.Writer) {
-		fmt.Fprintf(w, "key %d %q, %s, %s\n", k.Index, k.Name, k.Algorithm, k.State)
+		fmt.Fprintf(w, "key %d %q, %s, %s, %s\n", k.Index, k.Name, k.Purpose, k.Algorithm, k.State)
 		printSettings(w, k)
 		for _, v := range k.Versions {
 			fmt.Fprintf(w, "  version %d  %s  %s  %s", v.Version, v.State, v.KCV, date(v.Created))
@@ -114,6 +126,9 @@ func (o *options) printKey(cmd *cobra.Command, k v1.AdminKey) error {
 				continue
 			}
 			fmt.Fprintf(w, "\n    wrapped %s\n", v.Wrapped)
+		}
+		for _, p := range k.Public {
+			fmt.Fprintf(w, "  public key of version %d, kid %s\n%s", p.Version, p.KeyID, p.PEM)
 		}
 	})
 }

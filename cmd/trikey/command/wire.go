@@ -22,6 +22,8 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
+	"github.com/trikey/trikey/keystore/etcd"
+	"github.com/trikey/trikey/keystore/migrate"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/record"
@@ -191,15 +193,61 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
-	store, err := bolt.Open(bolt.Config{Path: filepath.Join(cfg.Data, "store.db")})
-	if err != nil {
+	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.store = store
 	n.service = kms.New(kms.Config{
 		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
 	})
 	return n, n.openDesk(ctx, cfg)
+}
+
+// openStore opens the store that a configuration names; path is that of a file.
+func openStore(ctx context.Context, c config.Store, path string) (keystore.Store, error) {
+	if c.Kind == config.StoreBolt {
+		s, err := bolt.Open(bolt.Config{Path: path})
+		if err != nil {
+			return nil, err // not s: a nil *bolt.Store is not a nil Store
+		}
+		return s, nil
+	}
+	e := etcd.Config{Endpoints: c.Endpoints, Prefix: c.Prefix, CA: c.CA, Cert: c.Cert, Key: c.Key, User: c.User}
+	if c.PasswordFile != "" {
+		password, err := readSecretFile(c.PasswordFile)
+		if err != nil {
+			return nil, fault.Wrap(fault.CodeOf(err), err, "the password of etcd's user (store.password_file)")
+		}
+		defer password.Wipe()
+		e.Password = password
+	}
+	s, err := etcd.Open(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// migrateStore copies a store to another; access says how to reach etcd.
+func migrateStore(ctx context.Context, access config.Store, from, to string, progress func(done, total int)) (report migrate.Report, err error) {
+	cfg := migrate.Config{Last: record.RootEntry, Progress: progress}
+	for _, side := range []struct {
+		where string
+		store *keystore.Store
+		is    string
+	}{{from, &cfg.From, "source"}, {to, &cfg.To, "target"}} {
+		c, path, err := access.ParseStore(side.where)
+		if err != nil {
+			return report, err
+		}
+		if _, missing := os.Stat(path); path != "" && side.is == "source" && missing != nil {
+			return report, fault.Wrap(fault.NotFound, missing, "the source")
+		}
+		if *side.store, err = openStore(ctx, c, path); err != nil {
+			return report, fault.Wrap(fault.CodeOf(err), err, "the %s", side.is)
+		}
+		defer func() { err = errors.Join(err, (*side.store).Close()) }()
+	}
+	return migrate.Run(ctx, cfg)
 }
 
 // Sign signs a statement with the identity of the machine. The desk is there before the
@@ -264,11 +312,10 @@ func lockDir(dir string) (*os.File, error) {
 
 // inspectStore looks at the key store of a service that does not run.
 func inspectStore(ctx context.Context, cfg *config.Config) (records int, findings []error) {
-	path := filepath.Join(cfg.Data, "store.db")
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(cfg.StoreFile()); cfg.Store.Kind == config.StoreBolt && errors.Is(err, os.ErrNotExist) {
 		return 0, nil // nothing was ever stored
 	}
-	store, err := bolt.Open(bolt.Config{Path: path})
+	store, err := openStore(ctx, cfg.Store, cfg.StoreFile())
 	if err != nil {
 		return 0, []error{err}
 	}

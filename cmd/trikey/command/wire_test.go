@@ -17,7 +17,7 @@ func TestCertified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNode(t.Context(), d.cfg)
+	n, err := newNode(ctx, d.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ type Config struct {
 	API     API     `yaml:"api"`
 	Ops     Ops     `yaml:"ops"`
 	Machine Machine `yaml:"machine"`
+	Store   Store   `yaml:"store"`
 	Audit   Audit   `yaml:"audit"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
@@ -131,8 +132,9 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Audit: Audit{Data: "sync", OnFailure: "closed"},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
+		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
 	}
 }
 
@@ -173,7 +175,7 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := c.Audit.check(); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -272,6 +274,7 @@ func (c *Config) resolve(dir string) error {
 	}
 	paths := []*string{
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
 	}
 	for i := range c.Audit.Ship {

@@ -1,0 +1,54 @@
+package alg
+
+import (
+	"crypto/aes"
+	"crypto/subtle"
+	"encoding/binary"
+
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
+)
+
+// kwpIV begins the alternative initial value of RFC 5649 section 3; the length of the
+// key in 4 bytes follows.
+const kwpIV = 0xa65959a6
+
+// UnwrapKWP opens a key of len(dst) bytes that AES key wrap with padding (RFC 5649,
+// NIST SP 800-38F KWP) has wrapped under kek. Whatever is wrong is fault.DecryptFailed,
+// and then dst is zero. The length of dst is 9 bytes or more.
+func UnwrapKWP(dst, kek, wrapped []byte) error {
+	padded := (len(dst) + 7) / 8 * 8
+	if padded < 16 || len(wrapped) != padded+8 {
+		return fault.DecryptFailed
+	}
+	block, err := aes.NewCipher(kek)
+	if err != nil {
+		return fault.DecryptFailed
+	}
+	defer secret.Erase(block)
+	r := make([]byte, padded)
+	defer clear(r)
+	var b [aes.BlockSize]byte // A | R[i] of RFC 3394 section 2.2.2
+	defer clear(b[:])
+	copy(b[:8], wrapped)
+	copy(r, wrapped[8:])
+	n := padded / 8
+	for t := 6 * n; t > 0; t-- {
+		at := r[(t-1)%n*8:][:8]
+		binary.BigEndian.PutUint64(b[:8], binary.BigEndian.Uint64(b[:8])^uint64(t))
+		copy(b[8:], at)
+		block.Decrypt(b[:], b[:])
+		copy(at, b[8:])
+	}
+	var want [8]byte
+	binary.BigEndian.PutUint32(want[:], kwpIV)
+	binary.BigEndian.PutUint32(want[4:], uint32(len(dst)))
+	same := subtle.ConstantTimeCompare(b[:8], want[:])
+	same &= subtle.ConstantTimeCompare(r[len(dst):], make([]byte, padded-len(dst)))
+	if same != 1 {
+		clear(dst)
+		return fault.DecryptFailed
+	}
+	copy(dst, r)
+	return nil
+}

@@ -1,0 +1,87 @@
+package kms
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/envelope"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/auth"
+)
+
+// Stream seals or opens the segments of one stream for an app, in any order that
+// the format knows (docs/format.md, Stream). It holds no plaintext. Streams may last
+// for hours: the app, its grant and the key are looked at anew for each segment.
+type Stream struct {
+	service *Service
+	app     string
+	call    Call
+}
+
+// SealStream begins a stream under the newest version of a key. An app that may not
+// is refused here, before it has sent anything.
+func (s *Service) SealStream(app *auth.App, key, algorithm string, c envelope.Context) (*Stream, error) {
+	return s.stream(app, Call{Kind: hsm.SealSegment, Key: key, Algorithm: algorithm, Context: c})
+}
+
+// OpenStream begins to open the stream of a header. The key is "" for whatever the
+// header names.
+func (s *Service) OpenStream(app *auth.App, key string, header []byte, c envelope.Context) (*Stream, error) {
+	return s.stream(app, Call{Kind: hsm.OpenSegment, Key: key, Context: c, segment: hsm.Segment{Header: bytes.Clone(header)}})
+}
+
+func (s *Service) stream(app *auth.App, c Call) (*Stream, error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, err
+	}
+	t := &Stream{service: s, app: app.Name, call: c}
+	_, err = t.call.prepare(l, app)
+	return t, err
+}
+
+// Key returns what the stream is sealed with.
+func (t *Stream) Key() (index, version uint32, algorithm alg.ID) {
+	return t.call.KeyIndex, t.call.KeyVersion, t.call.KeyAlgorithm
+}
+
+// Do seals or opens a segment and appends the result to dst: before the first
+// segment that is sealed, the stream's header. A segment that does not open is
+// fault.DecryptFailed, and dst is as it was.
+func (t *Stream) Do(ctx context.Context, dst []byte, segment envelope.Segment) ([]byte, error) {
+	app, err := t.allowed()
+	if err != nil {
+		return dst, err
+	}
+	c := t.call
+	c.Input, c.Output = segment.Bytes, dst
+	c.segment.Counter, c.segment.Last = segment.Counter, segment.Last
+	calls := []Call{c}
+	if err := t.service.Do(ctx, app, calls); err != nil {
+		return dst, err
+	}
+	if calls[0].Err != nil {
+		return dst, calls[0].Err
+	}
+	out := calls[0].Output
+	if t.call.Kind == hsm.SealSegment && t.call.segment.Header == nil {
+		t.call.segment.Header = bytes.Clone(out[len(dst) : len(dst)+envelope.StreamHeaderSize])
+		t.call.KeyIndex, t.call.KeyVersion, t.call.KeyAlgorithm = calls[0].KeyIndex, calls[0].KeyVersion, calls[0].KeyAlgorithm
+	}
+	return out, nil
+}
+
+// allowed returns the app as it is by now.
+func (t *Stream) allowed() (*auth.App, error) {
+	apps, err := t.service.Apps()
+	if err != nil {
+		return nil, err
+	}
+	app, err := apps.Find(t.app)
+	if err != nil || app.Disabled {
+		return nil, fault.New(fault.Unauthorized, "the app %s was disabled while the stream was under way", t.app)
+	}
+	return app, nil
+}
