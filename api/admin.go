@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/pem"
 	"log/slog"
 	"net/http"
@@ -13,25 +14,31 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/policy"
 )
 
-// localAdmin is who calls over the admin socket: the kernel has seen to it that
-// this is the service's own user, or root.
-const localAdmin kms.Actor = "local"
+// actor is who calls over the admin socket: the kernel has seen to it that this is the
+// service's own user, or root.
+func actor(r *http.Request) kms.Actor { return actorOf(r.Context()) }
+
+func actorOf(ctx context.Context) kms.Actor { return kms.Actor(audit.ActorOf(ctx)) }
 
 const maxAdminBody = 64 << 10
 
-// NewAdmin returns the handler of the admin socket.
-func NewAdmin(service *kms.Service) http.Handler {
+// NewAdmin returns the handler of the admin socket. Every change is recorded in log
+// before it is made, and how it ended; a nil log records nothing.
+func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	a := admin{service}
 	r := chi.NewRouter()
+	r.Use(managed(log))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
 	r.Patch("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.changeKey))
 	r.Post("/admin/v1/keys/{key}/rotate", jsonhttp.Handle(maxAdminBody, a.rotateKey))
+	r.Get("/admin/v1/integrity", jsonhttp.Handle(maxAdminBody, a.integrity))
 	for verb, f := range keyOrders {
 		r.Post("/admin/v1/keys/{key}/"+verb, jsonhttp.Handle(maxAdminBody, a.order(f)))
 	}
@@ -51,12 +58,18 @@ func NewAdmin(service *kms.Service) http.Handler {
 
 type admin struct{ service *kms.Service }
 
+// integrity opens every record of the key store anew.
+func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
+	records, err := a.service.CheckRecords(r.Context())
+	return v1.Integrity{Records: records}, err
+}
+
 func (a admin) exportKey(r *http.Request, _ jsonhttp.None) (jsonhttp.None, error) {
 	return jsonhttp.None{}, a.service.ExportKey(chi.URLParam(r, "key"))
 }
 
 func (a admin) beginImport(r *http.Request, _ jsonhttp.None) (v1.ImportKey, error) {
-	made, err := a.service.BeginImport(r.Context(), localAdmin)
+	made, err := a.service.BeginImport(r.Context(), actor(r))
 	if err != nil {
 		return v1.ImportKey{}, err
 	}
@@ -73,7 +86,7 @@ func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, e
 	if err := id.UnmarshalText([]byte(chi.URLParam(r, "id"))); err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.FinishImport(r.Context(), localAdmin, n, id, in.Blob))
+	return adminKey(a.service.FinishImport(r.Context(), actor(r), n, id, in.Blob))
 }
 
 func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {
@@ -105,7 +118,7 @@ func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) 
 // logged notes a change that was made.
 func logged(r *http.Request, what, app string, err error) {
 	if err == nil {
-		slog.InfoContext(r.Context(), what, "by", localAdmin, "app", app)
+		slog.InfoContext(r.Context(), what, "by", actor(r), "app", app)
 	}
 }
 

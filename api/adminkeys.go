@@ -38,7 +38,7 @@ func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.CreateKey(r.Context(), localAdmin, n))
+	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
 }
 
 func (a admin) changeKey(r *http.Request, in v1.KeySettings) (v1.AdminKey, error) {
@@ -46,7 +46,7 @@ func (a admin) changeKey(r *http.Request, in v1.KeySettings) (v1.AdminKey, error
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.ChangeKey(r.Context(), localAdmin, k.Index, func(s *kms.Settings) error { return changeSettings(s, in) }))
+	return adminKey(a.service.ChangeKey(r.Context(), actor(r), k.Index, func(s *kms.Settings) error { return changeSettings(s, in) }))
 }
 
 // changeSettings makes the changes that are given.
@@ -122,7 +122,7 @@ func (a admin) rotateKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) 
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.RotateKey(r.Context(), localAdmin, k.Index))
+	return adminKey(a.service.RotateKey(r.Context(), actor(r), k.Index))
 }
 
 // keyOrder is an order about a key's life.
@@ -134,7 +134,7 @@ func about(f func(*kms.Service, context.Context, kms.Actor, uint32) (*kms.Key, e
 		if in != (v1.KeyOrder{}) {
 			return nil, fault.New(fault.BadRequest, "this order is about the whole key and has no fields")
 		}
-		return f(s, ctx, localAdmin, index)
+		return f(s, ctx, actorOf(ctx), index)
 	}
 }
 
@@ -145,22 +145,22 @@ var keyOrders = map[string]keyOrder{
 	"activate": about((*kms.Service).ActivateKey),
 	"release":  about((*kms.Service).ReleaseKey),
 	"deactivate": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
-		return s.DeactivateKey(ctx, localAdmin, index, in.Version)
+		return s.DeactivateKey(ctx, actorOf(ctx), index, in.Version)
 	},
 	"compromise": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
-		return s.CompromiseKey(ctx, localAdmin, index, in.Version)
+		return s.CompromiseKey(ctx, actorOf(ctx), index, in.Version)
 	},
 	"schedule-destroy": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
 		if in.Days == 0 {
 			in.Days = kms.DefaultDestroyDays
 		}
-		return s.ScheduleDestroy(ctx, localAdmin, index, in.Version, in.Days)
+		return s.ScheduleDestroy(ctx, actorOf(ctx), index, in.Version, in.Days)
 	},
 	"cancel-destroy": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
-		return s.CancelDestroy(ctx, localAdmin, index, in.Version)
+		return s.CancelDestroy(ctx, actorOf(ctx), index, in.Version)
 	},
 	"hold": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
-		return s.HoldKey(ctx, localAdmin, index, in.Why)
+		return s.HoldKey(ctx, actorOf(ctx), index, in.Why)
 	},
 }
 
@@ -201,9 +201,9 @@ func (a admin) reserve(r *http.Request, in v1.Reservation) (v1.Batch[v1.Reservat
 	case len(parsed) != 1:
 		return none, fault.New(fault.BadRequest, "range: %q is not one range, like 100-199", in.Range)
 	case in.Remove:
-		err = a.service.Unreserve(r.Context(), localAdmin, parsed[0])
+		err = a.service.Unreserve(r.Context(), actor(r), parsed[0])
 	default:
-		err = a.service.Reserve(r.Context(), localAdmin, kms.Reservation{Range: parsed[0], App: in.App})
+		err = a.service.Reserve(r.Context(), actor(r), kms.Reservation{Range: parsed[0], App: in.App})
 	}
 	if err != nil {
 		return none, err

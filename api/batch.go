@@ -36,7 +36,7 @@ func readBatch[T any](r *request) (batch[T], error) {
 	if err := jsonhttp.CheckType(r.Request, jsonhttp.ContentType); err != nil {
 		return batch[T]{}, err
 	}
-	if err := jsonhttp.ReadBody(r.w, r.Request, v1.MaxBody, body); err != nil {
+	if err := jsonhttp.ReadBody(r.in, r.Request, v1.MaxBody, body); err != nil {
 		return batch[T]{}, err
 	}
 	var in v1.Batch[T]
@@ -120,6 +120,7 @@ func doBatch[T any](s *server, r *request, b batch[T], prepare func(*T) (kms.Cal
 	for j := range calls {
 		all[at[j]] = calls[j]
 	}
+	r.calls = all
 	return all, nil
 }
 

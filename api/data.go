@@ -22,6 +22,7 @@ func (s *server) do(r *request, c kms.Call) (kms.Call, error) {
 	if err := s.cfg.Service.Do(r.Context(), r.app, calls); err != nil {
 		return c, err
 	}
+	r.calls = calls
 	return calls[0], calls[0].Err
 }
 
@@ -167,7 +168,7 @@ func (s *server) raw(r *request, kind hsm.Kind, limit int64) error {
 	}
 	body := jsonhttp.Buffer()
 	defer jsonhttp.Release(body)
-	if err := jsonhttp.ReadBody(r.w, r.Request, limit, body); err != nil {
+	if err := jsonhttp.ReadBody(r.in, r.Request, limit, body); err != nil {
 		return err
 	}
 	c, err := s.do(r, kms.Call{

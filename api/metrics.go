@@ -13,6 +13,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/audit"
 )
 
 // Metrics counts what the data plane does. It never has the name of a key, a
@@ -88,13 +89,18 @@ func (m *Metrics) observe(op string, err error, r *request, took time.Duration) 
 func (m *Metrics) authFailure(reason string) { m.authFailures.WithLabelValues(reason).Inc() }
 
 // NewOps returns the handler of the ops listener: /livez, /readyz and /metrics.
-func NewOps(service *kms.Service, m *Metrics) http.Handler {
+func NewOps(service *kms.Service, m *Metrics, log *audit.Log) http.Handler {
+	m.registry.MustRegister(auditCollector{log})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "alive"})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := service.Ready(r.Context()); err != nil {
+		err := log.Ready()
+		if err == nil {
+			err = service.Ready(r.Context())
+		}
+		if err != nil {
 			if !fault.CodeOf(err).Retryable() {
 				err = fault.New(fault.Unavailable, "%v", err)
 			}

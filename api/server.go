@@ -24,6 +24,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed. From
 	// any other the header is ignored.
 	TrustedProxies []netip.Prefix
+
+	Audit *audit.Log // nil records nothing
 }
 
 type server struct {
@@ -74,11 +77,13 @@ func New(cfg Config) http.Handler {
 // request is one authenticated request.
 type request struct {
 	*http.Request
-	w     http.ResponseWriter
+	w     http.ResponseWriter // records the request in the audit before it answers
+	in    http.ResponseWriter // the connection's own, for reading the body
 	app   *auth.App
-	items int   // operations done, for the metrics
-	begun bool  // the answer has begun: an error can no longer be one
-	bytes int64 // of plaintext that a stream carried, for the metrics
+	items int        // operations done, for the metrics
+	calls []kms.Call // what was done, for the audit
+	begun bool       // the answer has begun: an error can no longer be one
+	bytes int64      // of plaintext that a stream carried, for the metrics
 }
 
 // key returns the reference in the request's path.
@@ -95,17 +100,14 @@ func (r *request) answer(value any) error {
 	return nil
 }
 
-func (r *request) decode(into any) error { return jsonhttp.Decode(r.w, r.Request, v1.MaxBody, into) }
+func (r *request) decode(into any) error { return jsonhttp.Decode(r.in, r.Request, v1.MaxBody, into) }
 
 // route wraps a route of the data plane.
 func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		req := &request{Request: r, w: w}
-		err := s.authenticate(req)
-		if err == nil {
-			err = serve(req)
-		}
+		req := &request{Request: r, w: w, in: w}
+		err := s.audited(op, req, serve)
 		if err != nil && !req.begun {
 			if fault.CodeOf(err) == fault.Unauthorized {
 				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
@@ -117,6 +119,33 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 			req.breakOff(public(err))
 		}
 	}
+}
+
+// audited serves a request that is recorded before it is answered.
+func (s *server) audited(op string, r *request, serve func(*request) error) error {
+	if err := s.cfg.Audit.Ready(); err != nil {
+		return err
+	}
+	if err := s.authenticate(r); err != nil {
+		return s.recordFailure(op, r, err)
+	}
+	recorder := &recorder{ResponseWriter: r.in, record: func() error { return s.record(op, r, nil) }}
+	r.w = recorder
+	err := serve(r)
+	switch {
+	case recorder.failed != nil:
+		r.begun = false // nothing went out
+		return recorder.failed
+	case r.begun:
+		if failed := s.recordEnd(op, r, err); err == nil {
+			err = failed
+		}
+	case err != nil && !recorder.done:
+		if failed := s.record(op, r, err); failed != nil {
+			return failed
+		}
+	}
+	return err
 }
 
 // public is the error that a caller sees: of a ciphertext that does not open, nothing

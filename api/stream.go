@@ -168,6 +168,7 @@ func (r *request) lastOfItsConnection() {
 func (r *request) begin(stream *kms.Stream, whole bool) {
 	r.begun = true
 	index, version, algorithm := stream.Key()
+	r.calls = []kms.Call{{KeyIndex: index, KeyVersion: version}}
 	h := r.w.Header()
 	if whole {
 		h.Del("Connection")

@@ -17,9 +17,12 @@ type Signature struct {
 	Signature   []byte `json:"signature"`
 }
 
+// SignaturePrefix begins everything that a machine signs with its identity key.
+const SignaturePrefix = "trikey/v1/"
+
 // SignedBytes returns what a signature of that context is over.
 func SignedBytes(context string, message []byte) []byte {
-	return append([]byte("trikey/v1/"+context+"\n"), message...)
+	return append([]byte(SignaturePrefix+context+"\n"), message...)
 }
 
 // Fingerprint returns the name of an identity key.

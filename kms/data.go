@@ -37,6 +37,8 @@ type Call struct {
 	KeyIndex     uint32
 	KeyVersion   uint32
 	KeyAlgorithm alg.ID // of Output, or of the ciphertext that was opened
+	FromIndex    uint32 // Reencrypt: what Input names
+	FromVersion  uint32
 	Err          error
 
 	// The keys of the call, to be counted when it is done.
@@ -179,6 +181,8 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 	if err != nil {
 		return "", fault.DecryptFailed
 	}
+	c.KeyIndex, c.KeyVersion = header.Index, header.Version
+	c.FromIndex, c.FromVersion = header.Index, header.Version
 	k := l.keys.get(header.Index)
 	if c.Key != "" && (k == nil || l.keys.find(c.Key) != k) {
 		return "", fault.DecryptFailed
@@ -196,7 +200,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 		}
 	}
 	c.openedBy, c.openedVer = k, header.Version
-	c.KeyIndex, c.KeyVersion, c.KeyAlgorithm = header.Index, header.Version, alg.ID(header.Suite)
+	c.KeyAlgorithm = alg.ID(header.Suite)
 	return v.Wrapped, nil
 }
 

@@ -36,6 +36,13 @@ type Config struct {
 	Log     *slog.Logger     // slog.Default when nil
 	Now     func() time.Time // time.Now when nil
 
+	// Loaded is told, each time that every record was read, how many changes the store
+	// has seen: a number that becomes less shows that the whole store was put back.
+	Loaded func(keys, apps int, changes uint64)
+
+	// Record runs f, which rotates or destroys of a key what is due, and has it recorded
+	// before and after; when it cannot be recorded f is not run. nil just runs f.
+	Record func(ctx context.Context, op string, index uint32, f func() error) error
 	// StoreCheck is how often the service looks whether the store answers, and tries
 	// again where it did not; one second when zero.
 	StoreCheck time.Duration
@@ -85,6 +92,9 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Record == nil {
+		cfg.Record = func(_ context.Context, _ string, _ uint32, f func() error) error { return f() }
+	}
 	if cfg.StoreCheck == 0 {
 		cfg.StoreCheck = time.Second
 	}
@@ -118,6 +128,9 @@ func (s *Service) Load(ctx context.Context) error {
 		return err
 	}
 	s.loaded, s.why = l, nil
+	if changes, err := s.keep.Changes(ctx); err == nil && s.cfg.Loaded != nil {
+		s.cfg.Loaded(l.keys.len(), l.apps.Len(), changes)
+	}
 	s.cfg.Log.Info("serving", "keys", l.keys.len(), "apps", l.apps.Len())
 	return nil
 }
@@ -127,6 +140,9 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	if err := s.checkSplit(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.keep.Verify(ctx); err != nil {
 		return nil, err
 	}
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
@@ -216,6 +232,23 @@ func (s *Service) Ready(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// CheckRecords opens every record of the key store anew, and returns how many there are,
+// or names the first that somebody else has touched.
+func (s *Service) CheckRecords(ctx context.Context) (records int, err error) {
+	if _, err := s.serving(); err != nil {
+		return 0, err
+	}
+	if err := s.keep.Verify(ctx); err != nil {
+		return 0, err
+	}
+	_, err = s.keep.Load(ctx, "", func(r record.Record) error {
+		clear(r.Content) // some are secrets of apps
+		records++
+		return nil
+	})
+	return records, err
 }
 
 // Degraded reports what the service cannot do although it is ready, nil when it can do

@@ -136,17 +136,25 @@ func (s *Service) tend(ctx context.Context, l *loaded) (done Tended, err error) 
 			return done, err
 		}
 		if k.rotationDue(s.now()) {
-			_, failed := s.rotate(ctx, steward, k.Index, func(k *Key) bool { return k.rotationDue(s.now()) })
+			failed := s.cfg.Record(ctx, "rotate", k.Index, func() error {
+				_, err := s.rotate(ctx, steward, k.Index, func(k *Key) bool { return k.rotationDue(s.now()) })
+				return err
+			})
 			if failed == nil {
 				done.Rotated++
 			} else if !errors.Is(failed, errNotDue) {
 				err = errors.Join(err, tending(k, failed))
 			}
 		}
-		n, failed := s.destroyDue(ctx, l, k.Index)
-		done.Destroyed += n
-		if failed != nil {
-			err = errors.Join(err, tending(k, failed))
+		if k.destructionDue(s.now()) {
+			failed := s.cfg.Record(ctx, "destroy", k.Index, func() error {
+				n, err := s.destroyDue(ctx, l, k.Index)
+				done.Destroyed += n
+				return err
+			})
+			if failed != nil {
+				err = errors.Join(err, tending(k, failed))
+			}
 		}
 		if ctx.Err() != nil {
 			break
@@ -179,10 +187,13 @@ type exhausted struct {
 
 // rotateExhausted rotates a key, unless somebody has.
 func (s *Service) rotateExhausted(ctx context.Context, e exhausted) {
-	_, err := s.rotate(ctx, steward, e.index, func(k *Key) bool {
-		limit := k.settings().RotateAfter
-		v := k.Newest()
-		return v.Version == e.use.version && v.State == life.Active && limit != 0 && e.use.seals.total() >= limit
+	err := s.cfg.Record(ctx, "rotate", e.index, func() error {
+		_, err := s.rotate(ctx, steward, e.index, func(k *Key) bool {
+			limit := k.settings().RotateAfter
+			v := k.Newest()
+			return v.Version == e.use.version && v.State == life.Active && limit != 0 && e.use.seals.total() >= limit
+		})
+		return err
 	})
 	if err != nil && !errors.Is(err, errNotDue) {
 		s.cfg.Log.Error("a key could not be rotated after its count", "index", e.index, "error", err)

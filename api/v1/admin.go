@@ -4,6 +4,12 @@ import "time"
 
 // The bodies of the admin socket, which serves the command line on the same host.
 
+// Integrity answers GET /admin/v1/integrity: every record of the key store opens and is
+// the newest.
+type Integrity struct {
+	Records int `json:"records"`
+}
+
 // ImportKey is the answer of POST /admin/v1/imports: a public key of one use.
 type ImportKey struct {
 	ID        string    `json:"id"`

@@ -19,6 +19,10 @@ const (
 	MaxItems     = 1000    // items of a batch
 )
 
+// HeaderReceipt is in the answer to every change over the admin API: base64 of the proof
+// that the change is recorded in the audit log (c2sp.org/tlog-proof).
+const HeaderReceipt = "Trikey-Audit-Receipt"
+
 // Headers of calls with raw bodies (application/octet-stream).
 const (
 	HeaderContext   = "Trikey-Context"   // base64 of the JSON object, request

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -110,7 +109,7 @@ func TestKeyOrders(t *testing.T) {
 		s.refused(2, "from 7 to 30", "key", "schedule-destroy", "7", "--days", days)
 	}
 	s.refused(2, "why", "key", "hold", "7")
-	if k := s.keyJSON("hold", "7", "--why", "case 4711"); k.Hold["why"] != "case 4711" || k.Hold["by"] != "local" {
+	if k := s.keyJSON("hold", "7", "--why", "case 4711"); k.Hold["why"] != "case 4711" || k.Hold["by"] != fmt.Sprintf("uid:%d", os.Getuid()) {
 		t.Errorf("hold: %+v", k)
 	}
 	s.refused(1, "case 4711", "key", "schedule-destroy", "7")
@@ -262,11 +261,7 @@ func TestKeyCounts(t *testing.T) {
 		t.Error("the metrics have a key that nobody used")
 	}
 	// Ended by SIGTERM, as an operator does.
-	if err := s.serve.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	<-s.exited
-	s.serve = nil
+	s.stop()
 	s.open()
 	if v := s.keyJSON("show", "7").Versions[0]; v.Seals != 20 || v.Opens != 1 {
 		t.Errorf("after a restart: %+v", v)

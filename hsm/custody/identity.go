@@ -56,6 +56,15 @@ func (d *Desk) fingerprint() string {
 	return hsm.Fingerprint(id.PublicKey)
 }
 
+// PublicKey returns the machine's public identity key, which Sign signs with.
+func (d *Desk) PublicKey(ctx context.Context) (ed25519.PublicKey, error) {
+	id, err := d.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return id.PublicKey, nil
+}
+
 // Sign signs a message with the machine's identity key (hsm.Signature). It waits for no
 // ceremony: who signs may be what a ceremony waits for.
 func (d *Desk) Sign(ctx context.Context, context string, message []byte) (hsm.Signature, error) {

@@ -32,6 +32,7 @@ const (
 	UnsupportedMedia    Code = "unsupported_media_type"
 	Conflict            Code = "conflict"
 	Internal            Code = "internal"
+	AuditBlocked        Code = "audit_blocked"
 )
 
 // Codes of the machine's console: cards, PINs, ceremonies.
@@ -71,6 +72,8 @@ const (
 	StoreDamaged  Code = "store_damaged"
 	StoreLocked   Code = "store_locked"
 	RecordDamaged Code = "record_damaged"
+	AuditAltered  Code = "audit_altered"
+	Findings      Code = "findings"
 	FileMode      Code = "file_mode"
 	BadConfig     Code = "bad_config"
 	Usage         Code = "usage"
@@ -114,6 +117,7 @@ var kinds = map[Code]kind{
 	MethodNotAllowed:    {"The resource does not take this method", http.StatusMethodNotAllowed, ExitUsage, false},
 	UnsupportedMedia:    {"The content type is not supported", http.StatusUnsupportedMediaType, ExitUsage, false},
 	Conflict:            {"It conflicts with what exists", http.StatusConflict, ExitFailed, false},
+	AuditBlocked:        {"The audit log cannot be written", http.StatusServiceUnavailable, ExitUnavailable, true},
 	Internal:            {"The service failed", http.StatusInternalServerError, ExitFailed, false},
 
 	MachineBlank:       {"The machine is blank", http.StatusConflict, ExitUnavailable, false},
@@ -148,6 +152,8 @@ var kinds = map[Code]kind{
 	StoreDamaged:  {"The key store is damaged", http.StatusInternalServerError, ExitUnverified, false},
 	StoreLocked:   {"The key store is in use by another process", http.StatusConflict, ExitUnavailable, false},
 	RecordDamaged: {"A record of the key store was altered", http.StatusInternalServerError, ExitUnverified, false},
+	AuditAltered:  {"The audit log was altered", http.StatusInternalServerError, ExitUnverified, false},
+	Findings:      {"There are findings", http.StatusInternalServerError, ExitUnverified, false},
 	FileMode:      {"The file's mode is too open", http.StatusForbidden, ExitRefused, false},
 	BadConfig:     {"The configuration is wrong", http.StatusInternalServerError, ExitUsage, false},
 	Usage:         {"The command line is wrong", http.StatusBadRequest, ExitUsage, false},

@@ -97,6 +97,24 @@ func peer(c net.Conn) (uid int, err error) {
 	return int(credentials.Uid), nil
 }
 
+type peerKey struct{}
+
+// ConnContext is that of an http.Server: it has the server's handlers know the user at
+// the other end, by PeerUID.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	uid, err := peer(c)
+	if err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, uid)
+}
+
+// PeerUID returns the user who makes the request of a context.
+func PeerUID(ctx context.Context) (uid int, ok bool) {
+	uid, ok = ctx.Value(peerKey{}).(int)
+	return uid, ok
+}
+
 // Client returns an HTTP client whose every request goes to the socket at path.
 func Client(path string) *http.Client {
 	var d net.Dialer

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"sync"
 	"sync/atomic"
 
 	"github.com/go-json-experiment/json"
@@ -25,6 +26,7 @@ type Keeper struct {
 	current current
 
 	rotating atomic.Bool // by this process
+	changing sync.Mutex  // held by Apply: every change rewrites the index of revisions
 }
 
 // Record is a record in the clear, with what is needed to replace it.
@@ -129,9 +131,16 @@ func Delete(r Record) Change { return Change{Record: r, Delete: true} }
 // record that has changed since it was read is keystore.ErrConflict; a root that was
 // rotated since then is ErrRotated.
 func (k *Keeper) Apply(ctx context.Context, changes ...Change) (int64, error) {
+	k.changing.Lock()
+	defer k.changing.Unlock()
 	r := k.current.get()
 	for {
-		compares, writes, err := k.seal(ctx, r, changes)
+		all, err := k.withRevisions(ctx, r, changes)
+		var compares []keystore.Compare
+		var writes []keystore.Write
+		if err == nil {
+			compares, writes, err = k.seal(ctx, r, all)
+		}
 		if err != nil && k.moved(r) {
 			return 0, ErrRotated
 		}
@@ -150,7 +159,9 @@ func (k *Keeper) Apply(ctx context.Context, changes ...Change) (int64, error) {
 			return 0, thawErr
 		}
 		if now.revision == r.revision {
-			return 0, err
+			if same, lookErr := k.unchanged(ctx, r, changes); !same {
+				return 0, errors.Join(lookErr, err)
+			}
 		}
 		r = now
 	}

@@ -70,13 +70,13 @@ func (x *ceremonyCmd) rehearsal(cmd *cobra.Command) (err error) {
 		}
 		files = nil
 	}
-	return x.conduct(cmd, n.desk, d.cfg.Data, files)
+	return x.conduct(cmd, n.console, d.cfg.Data, files)
 }
 
 // openWithKeys opens the machine and makes keys, so that there is something to move.
 func (d *demoDir) openWithKeys(ctx context.Context, n *node) error {
 	for i := range demoCards {
-		if _, err := n.desk.Present(ctx, d.ids[i], d.pins[i]); err != nil {
+		if _, err := n.console.Present(ctx, d.ids[i], d.pins[i]); err != nil {
 			return err
 		}
 	}

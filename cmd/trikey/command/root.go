@@ -24,8 +24,9 @@ var version = "dev"
 
 // options are what every command takes.
 type options struct {
-	config string
-	output string
+	config  string
+	output  string
+	receipt string // file for the receipt of a change
 
 	started bool // a command has begun: what fails now is no usage error
 }
@@ -72,6 +73,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default: TRIKEY_CONFIG, ./trikey.yaml or /etc/trikey/trikey.yaml)")
+	root.PersistentFlags().StringVar(&o.receipt, "save-receipt", "", "new file for the audit log's receipt of the change that the command makes")
 	root.PersistentFlags().String(langFlag, "", "language of ceremonies: en or zh (default: from LANG)")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", defaultOutput(), "table or json")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -84,7 +86,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 		return nil
 	}
 	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newStore(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
-		newInspect(o), newDemo(), newVersion(o))
+		newInspect(o), newAudit(o), newDoctor(o), newDemo(), newVersion(o))
 	o.track(root)
 	return root
 }

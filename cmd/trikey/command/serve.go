@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/unixsock"
+	"github.com/trikey/trikey/kms/audit"
 )
 
 func newServe(o *options) *cobra.Command {
@@ -87,7 +89,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 		}
 		certificates = append(certificates, another)
 	}
-	consoleHandler, err := console.Handler(n.desk)
+	consoleHandler, err := console.Handler(n.console)
 	if err != nil {
 		return err
 	}
@@ -96,23 +98,20 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	s := &servers{}
 	defer s.close()
 	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
-		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies,
+		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
 	}))
-	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics))
+	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
 	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(n.desk))
+		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
 	}
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service))
+	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
 	s.unix("machine", cfg.MachineSocket(), consoleHandler)
 	if s.failed != nil {
 		return s.failed
 	}
-	if warm, err := n.desk.Start(ctx); err != nil {
-		// The cards may open it yet.
-		slog.Error("the machine did not start warm", "error", err)
-	} else if warm {
-		slog.Warn("the machine was opened without cards, from disk, by its chip (machine.start: warm)")
-	}
+	n.recordService("start", map[string]string{"version": version})
+	defer n.recordService("stop", nil)
+	n.startWarm(ctx, cfg)
 	status, err := n.desk.Status(ctx)
 	if err != nil {
 		return err
@@ -120,6 +119,61 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
 	return s.run(ctx, certificates...)
+}
+
+// recordService records what the service itself does. A log that is blocked has said so.
+func (n *node) recordService(op string, details map[string]string) {
+	if _, err := n.audit.Record(audit.Event{Kind: audit.Service, Op: op, Actor: audit.ActorOf(context.Background()), Details: details}); err != nil {
+		slog.Error("not recorded in the audit log", "op", op, "error", err)
+	}
+}
+
+// Names in the events that tell of the key store as it was loaded.
+const (
+	opServing     = "serving"
+	detailChanges = "changes"
+)
+
+// recordServing records what was loaded. The number of changes shows, in the log, where
+// the whole key store was put back to an older state.
+func (n *node) recordServing(keys, apps int, changes uint64) {
+	n.recordService(opServing, map[string]string{
+		"keys": strconv.Itoa(keys), "apps": strconv.Itoa(apps), detailChanges: strconv.FormatUint(changes, 10),
+	})
+}
+
+// recordSteward has what the steward does of a key recorded.
+func (n *node) recordSteward(ctx context.Context, op string, index uint32, f func() error) error {
+	m, err := n.audit.Begin(ctx, audit.Event{Kind: audit.Service, Op: op, Actor: "steward", Key: index})
+	if err != nil {
+		return err
+	}
+	err = f()
+	_ = m.End(audit.Outcome(err), nil) // it says so itself
+	return err
+}
+
+// startWarm opens the machine without cards, where that is the policy. Where it is not,
+// or fails, the cards may open it.
+func (n *node) startWarm(ctx context.Context, cfg *config.Config) {
+	var recorded *audit.Managed
+	if cfg.Machine.Start == config.StartWarm {
+		var err error
+		if recorded, err = n.audit.Begin(ctx, audit.Event{Kind: audit.Service, Op: "warm-start"}); err != nil {
+			slog.Error("the machine did not start warm", "error", err)
+			return
+		}
+	}
+	warm, err := n.desk.Start(ctx)
+	if recorded != nil {
+		_ = recorded.End(audit.Outcome(err), map[string]string{"opened": strconv.FormatBool(warm)}) // it says so itself
+	}
+	switch {
+	case err != nil:
+		slog.Error("the machine did not start warm", "error", err)
+	case warm:
+		slog.Warn("the machine was opened without cards, from disk, by its chip (machine.start: warm)")
+	}
 }
 
 // certificate is a listener's, read anew on SIGHUP.
@@ -210,6 +264,7 @@ func (s *servers) unix(name, path string, h http.Handler) {
 	s.add(name+" socket", l, err, h, nil)
 	if n := len(s.all); err == nil && n > 0 {
 		s.all[n-1].WriteTimeout = 0 // people take their time
+		s.all[n-1].ConnContext = unixsock.ConnContext
 	}
 }
 

@@ -211,22 +211,22 @@ func writePEM(path string, mode os.FileMode, kind string, der []byte) error {
 // deal runs the initialising ceremony with the first cards of the directory, any three
 // of which then open the machine.
 func (d *demoDir) deal(ctx context.Context, shares int) (err error) {
-	n, err := newMachine(d.cfg)
+	n, err := newMachine(ctx, d.cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	progress, err := n.desk.Begin(ctx, hsm.Plan{Kind: hsm.Init, Shares: shares, Threshold: demoCards})
+	progress, err := n.console.Begin(ctx, hsm.Plan{Kind: hsm.Init, Shares: shares, Threshold: demoCards})
 	if err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context, hsm.CardID, *secret.Bytes) (hsm.Progress, error){n.desk.Deal, n.desk.Verify} {
+	for _, step := range []func(context.Context, hsm.CardID, *secret.Bytes) (hsm.Progress, error){n.console.Deal, n.console.Verify} {
 		for i, id := range d.ids[:shares] {
 			if progress, err = step(ctx, id, d.pins[i]); err != nil {
-				return errors.Join(err, n.desk.Abort(ctx))
+				return errors.Join(err, n.console.Abort(ctx))
 			}
 		}
 	}
-	_, err = n.desk.Commit(ctx, progress.KCV)
+	_, err = n.console.Commit(ctx, progress.KCV)
 	return err
 }

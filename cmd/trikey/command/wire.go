@@ -1,11 +1,14 @@
 package command
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +25,7 @@ import (
 	"github.com/trikey/trikey/keystore/etcd"
 	"github.com/trikey/trikey/keystore/migrate"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/record"
 )
 
@@ -32,12 +36,14 @@ type node struct {
 	chip    hsm.Chip
 	engine  hsm.Engine
 	desk    *custody.Desk
+	audit   *audit.Log
+	console hsm.Console // the desk, with every step recorded
 	store   keystore.Store
 	service *kms.Service
 }
 
 // newMachine builds the crypto machine of a configuration, without a service.
-func newMachine(cfg *config.Config) (n *node, err error) {
+func newMachine(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	n = &node{}
 	defer func() {
 		if err != nil {
@@ -47,7 +53,7 @@ func newMachine(cfg *config.Config) (n *node, err error) {
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
-	return n, n.openDesk(cfg)
+	return n, n.openDesk(ctx, cfg)
 }
 
 // openEngine takes the data directory and opens the chip.
@@ -83,12 +89,45 @@ func withChip(cfg *config.Config, f func(p11.ChipConfig) error) error {
 // provisionChip makes the machine's keys on its chip.
 func provisionChip(cfg *config.Config) error { return withChip(cfg, p11.ProvisionChip) }
 
-func (n *node) openDesk(cfg *config.Config) error {
+// openDesk opens the machine's console, and the audit log, whose checkpoints the machine
+// signs.
+func (n *node) openDesk(ctx context.Context, cfg *config.Config) error {
 	c, err := n.custody(cfg)
-	if err == nil {
-		n.desk, err = custody.New(c)
+	if err != nil {
+		return err
 	}
+	if n.desk, err = custody.New(c); err != nil {
+		return err
+	}
+	sinks, err := newSinks(cfg.Audit.Ship)
+	if err != nil {
+		return err
+	}
+	n.audit, err = audit.New(ctx, audit.Config{
+		Dir: cfg.AuditDir(), Signer: n, Data: audit.Mode(cfg.Audit.Data), OnFailure: audit.Policy(cfg.Audit.OnFailure),
+		Sinks: sinks, Log: slog.Default(),
+	})
+	n.console = audit.Watch(n.desk, n.audit)
 	return err
+}
+
+// newSinks are where checkpoints are shipped to.
+func newSinks(ship []config.Ship) (sinks []audit.Sink, err error) {
+	for _, s := range ship {
+		var sink audit.Sink
+		switch {
+		case s.File != "":
+			sink = audit.FileSink{Path: s.File}
+		case s.Syslog != "":
+			sink = audit.SyslogSink{Path: s.Syslog}
+		default:
+			if sink, err = audit.NewWebhookSink(s.Webhook, s.CA); err != nil {
+				return nil, err
+			}
+		}
+		sinks = append(sinks, sink)
+	}
+	return sinks, nil
 }
 
 // custody is the configuration of the machine's console.
@@ -157,8 +196,10 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n})
-	return n, n.openDesk(cfg)
+	n.service = kms.New(kms.Config{
+		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+	})
+	return n, n.openDesk(ctx, cfg)
 }
 
 // openStore opens the store that a configuration names; path is that of a file.
@@ -215,12 +256,29 @@ func (n *node) Sign(ctx context.Context, statement string, message []byte) (hsm.
 	return n.desk.Sign(ctx, statement, message)
 }
 
+// AuditKey is that of audit.Signer.
+func (n *node) AuditKey(ctx context.Context) (ed25519.PublicKey, error) { return n.desk.PublicKey(ctx) }
+
+// SignAudit is that of audit.Signer. The first line of a checkpoint is the context of the
+// signature: nothing else that the machine signs is of that context.
+func (n *node) SignAudit(ctx context.Context, text []byte) ([]byte, error) {
+	origin, rest, _ := bytes.Cut(text, []byte("\n"))
+	statement, ok := strings.CutPrefix(string(origin), hsm.SignaturePrefix)
+	if !ok || !strings.HasPrefix(string(origin), audit.OriginPrefix) {
+		return nil, fault.New(fault.Internal, "the audit log has a checkpoint of %q signed", origin)
+	}
+	s, err := n.desk.Sign(ctx, statement, rest)
+	return s.Signature, err
+}
+
 // Close releases everything, in the reverse order.
 func (n *node) Close() error {
 	var failed error
 	if n.service != nil {
 		failed = errors.Join(failed, n.service.Close())
 	}
+	// Its last checkpoint needs the desk and the chip.
+	failed = errors.Join(failed, n.audit.Close())
 	if n.desk != nil {
 		failed = errors.Join(failed, n.desk.Close())
 	}
@@ -250,4 +308,23 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fault.New(fault.StoreLocked, "the data directory %s is in use by another trikey process; stop that one first", dir)
 	}
 	return f, nil
+}
+
+// inspectStore looks at the key store of a service that does not run.
+func inspectStore(ctx context.Context, cfg *config.Config) (records int, findings []error) {
+	if _, err := os.Stat(cfg.StoreFile()); cfg.Store.Kind == config.StoreBolt && errors.Is(err, os.ErrNotExist) {
+		return 0, nil // nothing was ever stored
+	}
+	store, err := openStore(ctx, cfg.Store, cfg.StoreFile())
+	if err != nil {
+		return 0, []error{err}
+	}
+	records, findings = record.Inspect(ctx, store)
+	if len(findings) == 1 && errors.Is(findings[0], keystore.ErrNotFound) {
+		findings = nil // the machine was never open
+	}
+	if err := store.Close(); err != nil {
+		findings = append(findings, err)
+	}
+	return records, findings
 }

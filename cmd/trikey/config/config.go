@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -29,6 +30,7 @@ type Config struct {
 	Ops     Ops     `yaml:"ops"`
 	Machine Machine `yaml:"machine"`
 	Store   Store   `yaml:"store"`
+	Audit   Audit   `yaml:"audit"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
@@ -44,6 +46,22 @@ type API struct {
 // loopback.
 type Ops struct {
 	Listen string `yaml:"listen"`
+}
+
+// Audit is the record of what was done.
+type Audit struct {
+	Dir       string `yaml:"dir"`        // "": the directory audit of the data directory
+	Data      string `yaml:"data"`       // sync, the default, async or off: whether answers of the data plane wait for their event
+	OnFailure string `yaml:"on_failure"` // closed, the default, or open: the data plane while nothing can be recorded
+	Ship      []Ship `yaml:"ship"`       // where checkpoints go
+}
+
+// Ship is one place where checkpoints are kept off this host: one of the three.
+type Ship struct {
+	File    string `yaml:"file,omitempty"`    // appended to
+	Webhook string `yaml:"webhook,omitempty"` // https URL
+	CA      string `yaml:"ca,omitempty"`      // of the webhook: PEM file; "": the system's authorities
+	Syslog  string `yaml:"syslog,omitempty"`  // unix socket of the daemon: /dev/log
 }
 
 // Machine is the crypto machine in this process.
@@ -97,6 +115,14 @@ type Chip struct {
 // AdminSocket is the path of the admin socket.
 func (c *Config) AdminSocket() string { return filepath.Join(c.Data, "admin.sock") }
 
+// AuditDir is the directory of the audit log.
+func (c *Config) AuditDir() string {
+	if c.Audit.Dir != "" {
+		return c.Audit.Dir
+	}
+	return filepath.Join(c.Data, "audit")
+}
+
 // CardShares is the directory of the shares that are sealed to cards (form rsa).
 func (c *Config) CardShares() string { return filepath.Join(c.Data, "card-shares") }
 
@@ -106,8 +132,9 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"}, Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
-		Store: Store{Kind: StoreBolt},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"},
+		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
+		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
 	}
 }
 
@@ -148,13 +175,34 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := c.Store.check(); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
 		return nil, fault.New(fault.BadConfig, "machine.custodians: cert and key belong together; give both, or neither for the API's")
 	}
 	return c, c.resolve(filepath.Dir(path))
+}
+
+func (a *Audit) check() error {
+	if !slices.Contains([]string{"sync", "async", "off"}, a.Data) {
+		return fault.New(fault.BadConfig, "audit.data: %q is not sync, async or off", a.Data)
+	}
+	if a.OnFailure != "closed" && a.OnFailure != "open" {
+		return fault.New(fault.BadConfig, "audit.on_failure: %q is neither closed nor open", a.OnFailure)
+	}
+	for i, s := range a.Ship {
+		given := 0
+		for _, v := range []string{s.File, s.Webhook, s.Syslog} {
+			if v != "" {
+				given++
+			}
+		}
+		if given != 1 {
+			return fault.New(fault.BadConfig, "audit.ship: entry %d must have one of file, webhook and syslog", i+1)
+		}
+	}
+	return nil
 }
 
 // Key is a key of the configuration, like api.listen.
@@ -225,9 +273,12 @@ func (c *Config) resolve(dir string) error {
 		return err
 	}
 	paths := []*string{
-		&c.Data, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
+	}
+	for i := range c.Audit.Ship {
+		paths = append(paths, &c.Audit.Ship[i].File, &c.Audit.Ship[i].CA, &c.Audit.Ship[i].Syslog)
 	}
 	for i := range c.Machine.Cards {
 		paths = append(paths, &c.Machine.Cards[i].Module)
