@@ -176,7 +176,9 @@ func TestRotateRootFails(t *testing.T) {
 	c := s.app(service, "im")
 	root := s.nextRoot()
 	s.rewrite("keys/0000000007", func(v []byte) []byte { v[len(v)-1] ^= 1; return v })
-	if err := service.RotateRoot(ctx, root.Manifest, s.machine.Promote, func(int, int) {}); !errors.Is(err, fault.RecordDamaged) {
+	err := service.RotateRoot(ctx, root.Manifest, s.machine.Promote, func(int, int) {})
+	// Either the rotation comes upon it or the service has noticed before.
+	if !errors.Is(err, fault.RecordDamaged) && !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "keys/0000000007") {
 		t.Errorf("rotating an altered record: %v", err)
 	}
 	s.rewrite("keys/0000000007", func(v []byte) []byte { v[len(v)-1] ^= 1; return v })

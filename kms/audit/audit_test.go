@@ -344,6 +344,9 @@ func TestReceipt(t *testing.T) {
 		t.Errorf("alone: %+v, %v", r, err)
 	}
 	for i := 0; i < len(raw); i += 3 {
+		if padded(raw, i) {
+			continue
+		}
 		bad := bytes.Clone(raw)
 		bad[i] ^= 1
 		if r, err := audit.CheckReceipt(bad, keys); err == nil {
@@ -355,6 +358,10 @@ func TestReceipt(t *testing.T) {
 		t.Error("another log has the event")
 	}
 }
+
+// padded reports whether byte i is the last digit of base64 before its padding: the lowest
+// bits of that digit mean nothing, and a hash or signature written with others is the same.
+func padded(b []byte, i int) bool { return i+1 < len(b) && b[i+1] == '=' }
 
 // TestExport verifies what was exported, whole and in part, and finds what was changed.
 func TestExport(t *testing.T) {
@@ -372,13 +379,16 @@ func TestExport(t *testing.T) {
 			t.Fatalf("from %d: %+v, %v", from, r, err)
 		}
 		for i := 0; i < out.Len(); i += 11 {
+			if padded(out.Bytes(), i) {
+				continue
+			}
 			bad := bytes.Clone(out.Bytes())
 			bad[i] ^= 1
 			write(t, bad, file)
 			// The key that the export brings along may be changed: it is not used.
 			o := audit.VerifyOptions{Keys: string(read(t, dir, "keys"))}
 			if r, err := verify(file, k, o); err == nil && !bytes.Contains(out.Bytes()[max(0, i-150):i+1], []byte(`"keys"`)) {
-				t.Errorf("from %d, byte %d changed: %+v", from, i, r)
+				t.Errorf("from %d, byte %d changed: …%s…: %+v", from, i, bad[max(0, i-150):min(len(bad), i+50)], r)
 			}
 		}
 	}

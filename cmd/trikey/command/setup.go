@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,24 +78,34 @@ func layOut(dir string, basePort int) (*demoDir, error) {
 }
 
 // choosePorts lays the listeners out from a base (api N, ops N+4; the numbers
-// between belong to listeners of later releases), or takes free ports.
+// between belong to listeners of later releases), or from one where all are free.
 func (d *demoDir) choosePorts(base int) error {
-	for _, l := range []struct {
-		addr   *string
-		offset int
-	}{{&d.cfg.API.Listen, 0}, {&d.cfg.Ops.Listen, 4}} {
-		port := base + l.offset
-		if base == 0 {
-			free, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			defer func() { _ = free.Close() }() // only now: the next must be another
-			port = free.Addr().(*net.TCPAddr).Port
+	for tries := 0; base == 0; tries++ {
+		if tries == 1000 {
+			return fault.New(fault.Unavailable, "no free ports were found; name some with --base-port")
 		}
-		*l.addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		// Below the ports that the kernel gives to outgoing connections (Linux: from 32768
+		// on): one of those could be gone again before the service listens.
+		if n := 10_000 + 5*mathrand.IntN(4500); allFree(n) { //nolint:gosec // a port is no secret
+			base = n
+		}
 	}
+	d.cfg.API.Listen, d.cfg.Ops.Listen = local(base), local(base+4)
 	return nil
+}
+
+func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// allFree reports whether nobody listens on the ports from a base.
+func allFree(base int) bool {
+	for port := base; port < base+5; port++ {
+		l, err := net.Listen("tcp", local(port))
+		if err != nil {
+			return false
+		}
+		_ = l.Close()
+	}
+	return true
 }
 
 func (d *demoDir) makeCards() error {
