@@ -107,7 +107,7 @@ func TestAuditOfEverything(t *testing.T) {
 	log := s.auditLog()
 	for _, want := range []string{
 		`"op":"commit"`, `"kind":"service","op":"start"`, `"op":"present","phase":"begin"`, `"outcome":"ok","details":{"have":"3","need":"3","state":"open"}`,
-		`"op":"POST /admin/v1/keys","phase":"begin","actor":"uid:`, `"details":{"algorithm":"aes-256-gcm","index":"7","name":"chat"}`,
+		`"op":"POST /admin/v1/keys","phase":"begin","actor":"uid:`, `"index":"7","name":"chat"`,
 		`"outcome":"conflict"`, `"op":"POST /admin/v1/apps"`, `"grants":"[\"keys=1-7;ops=`,
 		`"op":"encrypt","actor":"im","address":"127.0.0.1","key":7,"version":1,"items":1,"outcome":"ok"`,
 		`"op":"decrypt","actor":"im","address":"127.0.0.1","key":7,"version":1,"items":1,"outcome":"decrypt_failed"`,

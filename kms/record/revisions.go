@@ -69,8 +69,20 @@ func (k *Keeper) read(ctx context.Context, r root, name string, into any) (Recor
 	return opened[0], opened[0].Decode(into)
 }
 
+// errMoving: another node changed the index while it was read.
+var errMoving = errors.New("record: the index of revisions changed meanwhile")
+
 // withRevisions adds to changes those of the index.
 func (k *Keeper) withRevisions(ctx context.Context, r root, changes []Change) ([]Change, error) {
+	for {
+		all, err := k.tryRevisions(ctx, r, changes)
+		if !errors.Is(err, errMoving) {
+			return all, err
+		}
+	}
+}
+
+func (k *Keeper) tryRevisions(ctx context.Context, r root, changes []Change) ([]Change, error) {
 	var all summary
 	top, err := k.read(ctx, r, summaryRecord, &all)
 	if err != nil {
@@ -91,6 +103,13 @@ func (k *Keeper) withRevisions(ctx context.Context, r root, changes []Change) ([
 			return nil, err
 		}
 		if stored.number != all.Lists[i] {
+			now, err := k.Store.Get(ctx, r.entry(summaryRecord))
+			if err == nil && now.Revision != top.Entry {
+				err = errMoving
+			}
+			if err != nil && !errors.Is(err, keystore.ErrNotFound) {
+				return nil, err
+			}
 			return nil, rolledBack(stored.Name, stored.number, all.Lists[i])
 		}
 		for _, c := range changes {
