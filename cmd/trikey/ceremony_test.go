@@ -403,6 +403,59 @@ func TestCardPulledInCeremony(t *testing.T) {
 	}
 }
 
+// A card that is pulled out in the middle of init, or of a replacement, ends it with a
+// clear error; with the card back it can be held again.
+func TestCardPulledInDealing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.blank()
+	for _, card := range []string{"4", "5", "6"} {
+		s.newCard(card)
+	}
+	five := []string{"1", "2", "3", "4", "5"}
+	token := s.token("2")
+	away := s.path("cards", filepath.Base(token))
+	pulled := func(kind, point string, pins []string, more ...string) {
+		t.Helper()
+		s.kill()
+		s.startBinary(trikeyFailpoint, "TRIKEY_FAILPOINT="+point+"=hide:"+token)
+		if kind != "init" {
+			s.unsealAny(pins)
+		}
+		before := s.status()
+		if r := s.ceremony(kind, pins, more...); r.code == 0 || r.err == "" || strings.Contains(r.err, "panic") {
+			t.Errorf("%s without a card at %s: %+v", kind, point, r)
+		}
+		if err := os.Rename(away, token); err != nil {
+			t.Errorf("%s never came to %s: %v", kind, point, err)
+		}
+		if after := s.status(); after.State != before.State || after.SplitID != before.SplitID {
+			t.Errorf("%s at %s: %+v, before %+v", kind, point, after, before)
+		}
+	}
+	for _, point := range []string{"before-store-2", "after-store-2", "dealt-2", "verified-1"} {
+		pulled("init", point, five, "--shares", "5")
+	}
+	s.kill()
+	s.start()
+	if r := s.ceremony("init", five, "--shares", "5"); r.code != 0 {
+		t.Fatal(r)
+	}
+	lost, others := s.serial("1"), []string{"2", "3", "4", "5", "6"}
+	for _, point := range []string{"gathered-1", "before-store-1", "after-store-1", "dealt-1"} {
+		pulled("replace-card", point, others, "--lost", lost)
+	}
+	s.kill()
+	s.start()
+	s.unsealAny(others)
+	if r := s.ceremony("replace-card", others, "--lost", lost); r.code != 0 {
+		t.Fatal(r)
+	}
+	if r := s.unsealSealed(others...); r.code != 0 {
+		t.Error(r)
+	}
+}
+
 // One reader and three cards, swapped in turn by people who read Chinese: the same for
 // unsealing and for a drill.
 func TestCardsInTurn(t *testing.T) {
