@@ -144,32 +144,34 @@ func (d *Desk) clearSuperseded(ctx context.Context, c *ceremony) (notes []string
 		return nil
 	}
 	done := map[string]bool{}
-	clear := func(id hsm.CardID, err error) {
+	clear := func(id hsm.CardID, pin *secret.Bytes) {
+		if done[id.Key()] {
+			return
+		}
+		done[id.Key()] = true
+		err := d.reopen(ctx, id, pin, func(card hsm.Card) error { return removeShares(ctx, card, d.isStale) })
 		if err != nil {
 			notes = append(notes, "card "+id.Label+" (serial "+id.Serial+") still carries a superseded share: "+err.Error())
 		}
-	}
-	for _, card := range c.dealt {
-		done[card.id.Key()] = true
-		clear(card.id, d.reopen(ctx, card.id, card.pin, func(open hsm.Card) error { return d.removeStale(ctx, open) }))
 		failpoint.Hit("cleared")
 	}
+	for _, card := range c.dealt {
+		clear(card.id, card.pin)
+	}
 	for _, card := range c.gathered {
-		if !done[card.id.Key()] {
-			clear(card.id, d.reopen(ctx, card.id, card.pin, func(open hsm.Card) error { return d.removeStale(ctx, open) }))
-		}
+		clear(card.id, card.pin)
 	}
 	return notes
 }
 
-// removeStale removes shares of this machine that do not count.
-func (d *Desk) removeStale(ctx context.Context, card hsm.Card) error {
+// removeShares removes from a card the shares of which f says so.
+func removeShares(ctx context.Context, card hsm.Card, f func(*hsm.Manifest) bool) error {
 	objects, err := card.Objects(ctx)
 	for _, o := range objects {
 		s, parseErr := hsm.ParseShare(o)
 		if parseErr == nil {
 			s.Value.Wipe()
-			if d.isStale(&s.Manifest) {
+			if f(&s.Manifest) {
 				err = errors.Join(err, card.Remove(ctx, o))
 			}
 		}

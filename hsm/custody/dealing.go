@@ -78,7 +78,7 @@ func (d *Desk) Deal(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (hsm.
 		return hsm.Progress{}, err
 	}
 	c.dealt = append(c.dealt, dealt{id: id, pin: kept, envelope: envelope})
-	failpoint.Hit("dealt-" + string(rune('0'+len(c.dealt))))
+	failpoint.HitNumber("dealt", len(c.dealt))
 	return c.progress(), nil
 }
 
@@ -89,11 +89,11 @@ func (d *Desk) write(ctx context.Context, id hsm.CardID, pin *secret.Bytes, s *h
 		if err := d.clearLeftovers(ctx, card, id); err != nil {
 			return err
 		}
-		failpoint.Hit("before-store-" + string(rune('0'+s.Index)))
+		failpoint.HitNumber("before-store", int(s.Index))
 		if err := card.Store(ctx, shareLabel(s), envelope); err != nil {
 			return err
 		}
-		failpoint.Hit("after-store-" + string(rune('0'+s.Index)))
+		failpoint.HitNumber("after-store", int(s.Index))
 		return nil
 	})
 	if err != nil {
@@ -191,7 +191,7 @@ func (d *Desk) Verify(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (hs
 		c.dealt[at].readBack.Value.Wipe()
 	}
 	c.dealt[at].readBack = share
-	failpoint.Hit("verified-" + string(rune('0'+c.verified())))
+	failpoint.HitNumber("verified", c.verified())
 	if c.verified() == int(c.manifest.Shares) {
 		if err := c.rebuildDealt(); err != nil {
 			return hsm.Progress{}, err

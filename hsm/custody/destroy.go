@@ -82,12 +82,14 @@ func (d *Desk) destroy(ctx context.Context, c *ceremony) (notes []string, err er
 		return nil, err
 	}
 	for i, h := range c.gathered {
-		failpoint.Hit("erase-" + string(rune('1'+i)))
-		if err := d.reopen(ctx, h.id, h.pin, func(card hsm.Card) error { return d.eraseCard(ctx, card) }); err != nil {
+		failpoint.HitNumber("erase", i+1)
+		if err := d.reopen(ctx, h.id, h.pin, func(card hsm.Card) error {
+			return removeShares(ctx, card, func(m *hsm.Manifest) bool { return m.MachineID == d.record.MachineID })
+		}); err != nil {
 			notes = append(notes, "card "+h.id.Label+" (serial "+h.id.Serial+") was not erased: "+err.Error())
 			continue
 		}
-		failpoint.Hit("erased-" + string(rune('1'+i)))
+		failpoint.HitNumber("erased", i+1)
 		d.destroying.Cards = slices.DeleteFunc(d.destroying.Cards, func(s string) bool { return s == h.id.Key() })
 		if err := durable.Write(d.cfg.Dir, destroyingFile, d.destroying); err != nil {
 			return notes, err
@@ -113,21 +115,6 @@ func (d *Desk) forgetRoot(ctx context.Context) error {
 		durable.Remove(d.cfg.Dir, destroyingFile))
 	if err == nil {
 		d.record, d.destroying = nil, nil
-	}
-	return err
-}
-
-// eraseCard removes every share of this machine.
-func (d *Desk) eraseCard(ctx context.Context, card hsm.Card) error {
-	objects, err := card.Objects(ctx)
-	for _, o := range objects {
-		if s, parseErr := hsm.ParseShare(o); parseErr == nil {
-			s.Value.Wipe()
-			if s.Manifest.MachineID == d.record.MachineID {
-				err = errors.Join(err, card.Remove(ctx, o))
-			}
-		}
-		o.Wipe()
 	}
 	return err
 }

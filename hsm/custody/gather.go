@@ -24,7 +24,7 @@ func (d *Desk) Gather(ctx context.Context, id hsm.CardID, pin *secret.Bytes) (p 
 	if err := secret.Scrub(func() error { return d.gather(ctx, c, id, pin) }); err != nil {
 		return hsm.Progress{}, err
 	}
-	failpoint.Hit("gathered-" + string(rune('0'+len(c.gathered))))
+	failpoint.HitNumber("gathered", len(c.gathered))
 	if len(c.gathered) == c.need {
 		if err := d.authorise(ctx, c); err != nil {
 			return hsm.Progress{}, err

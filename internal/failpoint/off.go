@@ -6,3 +6,6 @@ package failpoint
 
 // Hit does nothing in this build.
 func Hit(string) {}
+
+// HitNumber does nothing in this build.
+func HitNumber(string, int) {}

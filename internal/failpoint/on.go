@@ -5,6 +5,7 @@ package failpoint
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,3 +28,6 @@ func Hit(name string) {
 		time.Sleep(time.Minute) // the signal is on its way
 	}
 }
+
+// HitNumber is Hit at NAME-N: a place that is come to more than once.
+func HitNumber(name string, n int) { Hit(name + "-" + strconv.Itoa(n)) }

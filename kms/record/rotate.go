@@ -109,12 +109,14 @@ func (m *mover) write(ctx context.Context, writes []keystore.Write) error {
 // those that are gone.
 func (m *mover) copyAll(ctx context.Context) error {
 	seen := map[string]bool{}
-	total, err := m.count(ctx)
-	if err != nil {
-		return err
+	total, done := len(m.copied), 0
+	if total == 0 { // the first time
+		var err error
+		if total, err = m.count(ctx); err != nil {
+			return err
+		}
 	}
-	done := 0
-	_, err = m.pages(ctx, space(m.from.Generation), func(entries []keystore.Entry) error {
+	_, err := m.pages(ctx, space(m.from.Generation), func(entries []keystore.Entry) error {
 		var fresh []keystore.Entry
 		for _, e := range entries {
 			seen[e.Name] = true
@@ -132,6 +134,7 @@ func (m *mover) copyAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.Progress(done, done)
 	return m.forgetGone(ctx, seen)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -236,7 +237,7 @@ func confirm(cmd *cobra.Command, p hsm.Progress, unattended bool) error {
 	}
 	w := cmd.ErrOrStderr()
 	say(cmd, w, "Key check value: %s", p.KCV)
-	if err := typed(cmd, w, text(cmd, "Write it down for the record, then type its six digits: "), p.KCV); err != nil {
+	if err := typed(cmd, w, text(cmd, "Write it down for the record, then type its six digits: "), p.KCV, p.KCV[strings.LastIndexByte(p.KCV, ':')+1:]); err != nil {
 		return err
 	}
 	if p.Kind == hsm.Destroy {
@@ -245,15 +246,15 @@ func confirm(cmd *cobra.Command, p hsm.Progress, unattended bool) error {
 	return nil
 }
 
-// typed has a person type what is expected, or what stands after its last colon.
-func typed(cmd *cobra.Command, w io.Writer, prompt, want string) error {
+// typed has a person type one of the texts that are expected.
+func typed(cmd *cobra.Command, w io.Writer, prompt string, want ...string) error {
 	fmt.Fprint(w, prompt)
 	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 	if err != nil {
 		return fault.Wrap(fault.Usage, err, "it was not confirmed")
 	}
-	if line = strings.TrimSpace(line); line == "" || line != want && !strings.HasSuffix(want, ":"+line) {
-		return fault.New(fault.Usage, "%q was typed, not %s", line, want)
+	if line = strings.TrimSpace(line); !slices.Contains(want, line) {
+		return fault.New(fault.Usage, "%q was typed, not %s", line, want[0])
 	}
 	return nil
 }

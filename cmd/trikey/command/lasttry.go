@@ -1,14 +1,12 @@
 package command
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -71,15 +69,7 @@ func permit(cmd *cobra.Command, w io.Writer, card hsm.CardInfo) (context.Context
 // typeSerial has a person type a card's serial, to show that it is this card that is
 // meant.
 func typeSerial(cmd *cobra.Command, w io.Writer, serial, why string) error {
-	fmt.Fprintf(w, "Type the card's serial, %s, %s (empty: no): ", serial, why)
-	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-	if err != nil {
-		return fault.Wrap(fault.Usage, err, "the serial was not confirmed")
-	}
-	if typed := strings.TrimSpace(line); typed != serial {
-		return fault.New(fault.Usage, "%q was typed, not %s", typed, serial)
-	}
-	return nil
+	return typed(cmd, w, fmt.Sprintf("Type the card's serial, %s, %s (empty: no): ", serial, why), serial)
 }
 
 // triesText is what the prompt for a PIN says of the card's tries: nothing while all
