@@ -49,7 +49,7 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // recordEnd records how a stream ended, whose beginning is recorded with its key.
 func (s *server) recordEnd(op string, r *request, err error) error {
-	event := audit.Event{Kind: audit.Data, Op: op, Phase: audit.End, Actor: r.app.Name, Address: s.clientAddr(r.Request).String()}
+	event := audit.Event{Kind: audit.Data, Op: op, Phase: audit.End, Actor: r.caller.Name, Address: s.clientAddr(r.Request).String()}
 	s.describe(&r.calls[0]).fill(&event)
 	event.Items, event.Outcome = r.items, audit.Outcome(err)
 	return s.cfg.Audit.Operation(event)
@@ -65,8 +65,8 @@ type group struct {
 // outcome. err is that of the request as a whole.
 func (s *server) record(op string, r *request, err error) error {
 	event := audit.Event{Kind: audit.Data, Op: op, Address: s.clientAddr(r.Request).String()}
-	if r.app != nil {
-		event.Actor = r.app.Name
+	if r.caller != nil {
+		event.Actor = r.caller.Name
 	}
 	switch {
 	case len(r.calls) == 0:
@@ -132,8 +132,8 @@ func (s *server) recordFailure(op string, r *request, err error) error {
 		return err
 	}
 	e := audit.Event{Op: op, Address: s.clientAddr(r.Request).String(), Outcome: string(code)}
-	if r.app != nil {
-		e.Actor = r.app.Name
+	if r.caller != nil {
+		e.Actor = r.caller.Name
 	} else if claimed, _, ok := r.BasicAuth(); ok && appKeyForm.MatchString(claimed) {
 		e.Actor = claimed
 	}

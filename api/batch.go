@@ -114,7 +114,7 @@ func doBatch[T any](s *server, r *request, b batch[T], prepare func(*T) (kms.Cal
 		calls = append(calls, c)
 		at = append(at, i)
 	}
-	if err := s.cfg.Service.Do(r.Context(), r.app, calls); err != nil {
+	if err := s.cfg.Service.Do(r.Context(), r.caller, calls); err != nil {
 		return nil, err
 	}
 	for j := range calls {

@@ -19,7 +19,7 @@ import (
 func (s *server) do(r *request, c kms.Call) (kms.Call, error) {
 	r.items = 1
 	calls := []kms.Call{c}
-	if err := s.cfg.Service.Do(r.Context(), r.app, calls); err != nil {
+	if err := s.cfg.Service.Do(r.Context(), r.caller, calls); err != nil {
 		return c, err
 	}
 	r.calls = calls
@@ -116,7 +116,7 @@ func (s *server) inspect(r *request) error {
 }
 
 func (s *server) key(r *request) error {
-	k, err := s.cfg.Service.Visible(r.app, r.key())
+	k, err := s.cfg.Service.Visible(r.caller, r.key())
 	if err != nil {
 		return err
 	}

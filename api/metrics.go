@@ -75,8 +75,8 @@ func (m *Metrics) observe(op string, err error, r *request, took time.Duration) 
 	if err != nil {
 		code = string(fault.CodeOf(err))
 	}
-	if r.app != nil {
-		app = r.app.Name
+	if r.caller != nil {
+		app = r.caller.Name
 	}
 	m.requests.WithLabelValues(op, code, app).Inc()
 	m.duration.WithLabelValues(op).Observe(took.Seconds())

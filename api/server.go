@@ -9,13 +9,9 @@ package api
 
 import (
 	"errors"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -77,13 +73,13 @@ func New(cfg Config) http.Handler {
 // request is one authenticated request.
 type request struct {
 	*http.Request
-	w     http.ResponseWriter // records the request in the audit before it answers
-	in    http.ResponseWriter // the connection's own, for reading the body
-	app   *auth.App
-	items int        // operations done, for the metrics
-	calls []kms.Call // what was done, for the audit
-	begun bool       // the answer has begun: an error can no longer be one
-	bytes int64      // of plaintext that a stream carried, for the metrics
+	w      http.ResponseWriter // records the request in the audit before it answers
+	in     http.ResponseWriter // the connection's own, for reading the body
+	caller *auth.Caller        // nil before it is known
+	items  int                 // operations done, for the metrics
+	calls  []kms.Call          // what was done, for the audit
+	begun  bool                // the answer has begun: an error can no longer be one
+	bytes  int64               // of plaintext that a stream carried, for the metrics
 }
 
 // key returns the reference in the request's path.
@@ -126,12 +122,13 @@ func (s *server) audited(op string, r *request, serve func(*request) error) erro
 	if err := s.cfg.Audit.Ready(); err != nil {
 		return err
 	}
-	if err := s.authenticate(r); err != nil {
+	var err error
+	if r.caller, err = s.identify(r.Request); err != nil {
 		return s.recordFailure(op, r, err)
 	}
 	recorder := &recorder{ResponseWriter: r.in, record: func() error { return s.record(op, r, nil) }}
 	r.w = recorder
-	err := serve(r)
+	err = serve(r)
 	switch {
 	case recorder.failed != nil:
 		r.begun = false // nothing went out
@@ -155,61 +152,4 @@ func public(err error) error {
 		return fault.DecryptFailed
 	}
 	return err
-}
-
-func (s *server) authenticate(r *request) error {
-	apps, err := s.cfg.Service.Apps()
-	if err != nil {
-		return err
-	}
-	appKey, secret, ok := r.BasicAuth()
-	if !ok {
-		s.cfg.Metrics.authFailure("missing")
-		return fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication")
-	}
-	from := s.clientAddr(r.Request)
-	app, err := apps.Authenticate(appKey, secret, from)
-	r.app = app
-	if err != nil {
-		code := fault.CodeOf(err)
-		s.cfg.Metrics.authFailure(string(code))
-		slog.WarnContext(r.Context(), "authentication failed", "code", string(code), "address", from, "path", r.URL.Path)
-	}
-	return err
-}
-
-// clientAddr returns the address that the request came from: that of the
-// connection, or, behind trusted proxies, the last one that none of them wrote.
-func (s *server) clientAddr(r *http.Request) netip.Addr {
-	peer := remoteAddr(r.RemoteAddr)
-	if !s.trusts(peer) {
-		return peer
-	}
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
-			return peer // not what a proxy writes: believe nothing of it
-		}
-		if peer = addr.Unmap(); !s.trusts(peer) {
-			return peer
-		}
-	}
-	return peer
-}
-
-func (s *server) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-func remoteAddr(hostPort string) netip.Addr {
-	host, _, err := net.SplitHostPort(hostPort)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return addr.Unmap().WithZone("")
 }

@@ -41,7 +41,7 @@ func (s *server) streamEncrypt(r *request) error {
 	if err != nil {
 		return err
 	}
-	stream, err := s.cfg.Service.SealStream(r.app, r.key(), r.Header.Get(v1.HeaderAlgorithm), context)
+	stream, err := s.cfg.Service.SealStream(r.caller, r.key(), r.Header.Get(v1.HeaderAlgorithm), context)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (s *server) streamDecrypt(r *request) error {
 			header = nil // as with any other fault of a ciphertext, the grant comes first
 		}
 	}
-	stream, err := s.cfg.Service.OpenStream(r.app, r.key(), header, context)
+	stream, err := s.cfg.Service.OpenStream(r.caller, r.key(), header, context)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ type Call struct {
 
 // Do carries out calls for an app. Each has its own result or error. The error
 // of Do is about all of them: nothing was done.
-func (s *Service) Do(ctx context.Context, app *auth.App, calls []Call) error {
+func (s *Service) Do(ctx context.Context, caller *auth.Caller, calls []Call) error {
 	l, err := s.serving()
 	if err != nil {
 		return err
@@ -57,23 +57,23 @@ func (s *Service) Do(ctx context.Context, app *auth.App, calls []Call) error {
 	for i := range all {
 		all[i] = i
 	}
-	stale, err := s.do(ctx, l, app, calls, all)
+	stale, err := s.do(ctx, l, caller, calls, all)
 	if err == nil && len(stale) > 0 {
 		// The root was rotated after the keys were looked up: the index has them as
 		// the machine's root wraps them now.
-		_, err = s.do(ctx, l, app, calls, stale)
+		_, err = s.do(ctx, l, caller, calls, stale)
 	}
 	return err
 }
 
 // do carries out some of the calls, and returns those whose keys were wrapped by
 // another root than the machine's.
-func (s *Service) do(ctx context.Context, l *loaded, app *auth.App, calls []Call, which []int) (stale []int, err error) {
+func (s *Service) do(ctx context.Context, l *loaded, caller *auth.Caller, calls []Call, which []int) (stale []int, err error) {
 	ops := make([]hsm.Op, 0, len(which))
 	at := make([]int, 0, len(which)) // the call of each operation
 	for _, i := range which {
 		c := &calls[i]
-		op, err := c.prepare(l, app)
+		op, err := c.prepare(l, caller)
 		if err != nil {
 			c.Err = err
 			continue
@@ -96,7 +96,7 @@ func (s *Service) do(ctx context.Context, l *loaded, app *auth.App, calls []Call
 
 // prepare finds the call's keys, checks its grants, and makes the machine's
 // operation of it.
-func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
+func (c *Call) prepare(l *loaded, caller *auth.Caller) (hsm.Op, error) {
 	if err := errors.Join(c.Context.Validate(), c.ToContext.Validate()); err != nil {
 		return hsm.Op{}, err
 	}
@@ -104,11 +104,11 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 	var err error
 	switch c.Kind {
 	case hsm.Encrypt:
-		op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key, c.Context)
+		op.Key, op.Algorithm, err = c.sealing(l, caller, policy.Encrypt, c.Key, c.Context)
 	case hsm.Decrypt:
-		op.Key, err = c.opening(l, app, policy.Decrypt)
+		op.Key, err = c.opening(l, caller, policy.Decrypt)
 	case hsm.Reencrypt:
-		if op.Key, err = c.opening(l, app, policy.ReencryptFrom); err != nil {
+		if op.Key, err = c.opening(l, caller, policy.ReencryptFrom); err != nil {
 			return op, err
 		}
 		to := c.ToKey
@@ -117,25 +117,25 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 		}
 		from, suite := c.KeyIndex, c.KeyAlgorithm
 		op.ToContext = c.ToContext.AppendCanonical(nil)
-		op.To, op.Algorithm, err = c.sealing(l, app, policy.ReencryptTo, to, c.ToContext)
+		op.To, op.Algorithm, err = c.sealing(l, caller, policy.ReencryptTo, to, c.ToContext)
 		if c.Algorithm == "" && c.KeyIndex == from { // the same key: what the ciphertext had
 			op.Algorithm, c.KeyAlgorithm = suite, suite
 		}
 	case hsm.DataKey:
 		op.Size, op.Reveal = c.Size, c.Reveal
-		op.Key, op.Algorithm, err = c.sealing(l, app, policy.DataKey, c.Key, c.Context)
+		op.Key, op.Algorithm, err = c.sealing(l, caller, policy.DataKey, c.Key, c.Context)
 	case hsm.Random:
 		op.Size = c.Size
 	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify:
-		err = c.prepareKeyed(l, app, &op)
+		err = c.prepareKeyed(l, caller, &op)
 	case hsm.SealSegment:
 		if len(c.segment.Header) == 0 {
-			op.Key, op.Algorithm, err = c.sealing(l, app, policy.Encrypt, c.Key, c.Context)
+			op.Key, op.Algorithm, err = c.sealing(l, caller, policy.Encrypt, c.Key, c.Context)
 		} else { // what the stream began with, whatever the newest version is by now
-			op.Key, err = c.opening(l, app, policy.Encrypt)
+			op.Key, err = c.opening(l, caller, policy.Encrypt)
 		}
 	case hsm.OpenSegment:
-		op.Key, err = c.opening(l, app, policy.Decrypt)
+		op.Key, err = c.opening(l, caller, policy.Decrypt)
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}
@@ -144,8 +144,8 @@ func (c *Call) prepare(l *loaded, app *auth.App) (hsm.Op, error) {
 
 // sealing returns the newest version of the key that shall seal, if it is active and the
 // context is what the key asks for.
-func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string, bound envelope.Context) (hsm.WrappedKey, alg.ID, error) {
-	k, err := l.granted(app, grant, ref)
+func (c *Call) sealing(l *loaded, caller *auth.Caller, grant policy.Op, ref string, bound envelope.Context) (hsm.WrappedKey, alg.ID, error) {
+	k, err := l.granted(caller, grant, ref)
 	if err != nil {
 		return "", 0, err
 	}
@@ -171,9 +171,9 @@ func (c *Call) sealing(l *loaded, app *auth.App, grant policy.Op, ref string, bo
 
 // opening returns the key version that the ciphertext names. A caller learns no
 // more than that a ciphertext does not open, but for a key it has no grant for.
-func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKey, error) {
+func (c *Call) opening(l *loaded, caller *auth.Caller, grant policy.Op) (hsm.WrappedKey, error) {
 	if c.Key != "" {
-		if _, err := l.granted(app, grant, c.Key); err != nil {
+		if _, err := l.granted(caller, grant, c.Key); err != nil {
 			return "", err
 		}
 	}
@@ -187,7 +187,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 	if c.Key != "" && (k == nil || l.keys.find(c.Key) != k) {
 		return "", fault.DecryptFailed
 	}
-	if !app.Grants.Allows(grant, header.Index) || k != nil && !k.serves(app.Name) {
+	if !caller.Grants.Allows(grant, header.Index) || k != nil && !k.serves(caller.Name) {
 		return "", forbidden(grant)
 	}
 	if k == nil {
@@ -195,7 +195,7 @@ func (c *Call) opening(l *loaded, app *auth.App, grant policy.Op) (hsm.WrappedKe
 	}
 	v := k.Version(header.Version)
 	if v == nil || !k.opens(v) {
-		if err := k.cannotOpen(header.Version, app); err != nil {
+		if err := k.cannotOpen(header.Version, caller); err != nil {
 			return "", err
 		}
 	}
@@ -217,15 +217,15 @@ func (c *Call) header() (envelope.Header, error) {
 
 // granted returns the key of a reference if the app may use it. A key that the
 // app has no grant for is forbidden whether it exists or not.
-func (l *loaded) granted(app *auth.App, grant policy.Op, ref string) (*Key, error) {
+func (l *loaded) granted(caller *auth.Caller, grant policy.Op, ref string) (*Key, error) {
 	k := l.keys.find(ref)
 	index, isIndex := parseIndex(ref)
 	switch {
-	case k != nil && app.Grants.Allows(grant, k.Index) && k.serves(app.Name):
+	case k != nil && caller.Grants.Allows(grant, k.Index) && k.serves(caller.Name):
 		return k, nil
 	case k != nil:
 		return nil, forbidden(grant)
-	case isIndex && app.Grants.Allows(grant, index), !isIndex && app.Grants[grant].All():
+	case isIndex && caller.Grants.Allows(grant, index), !isIndex && caller.Grants[grant].All():
 		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)
 	}
 	return nil, forbidden(grant)
@@ -260,7 +260,7 @@ func (c *Call) finish(l *loaded, op *hsm.Op, now int64) {
 }
 
 // Visible returns a key if the app has any grant for it.
-func (s *Service) Visible(app *auth.App, ref string) (*Key, error) {
+func (s *Service) Visible(caller *auth.Caller, ref string) (*Key, error) {
 	l, err := s.serving()
 	if err != nil {
 		return nil, err
@@ -268,9 +268,9 @@ func (s *Service) Visible(app *auth.App, ref string) (*Key, error) {
 	k := l.keys.find(ref)
 	index, isIndex := parseIndex(ref)
 	switch {
-	case k != nil && app.Grants.Sees(k.Index) && k.serves(app.Name):
+	case k != nil && caller.Grants.Sees(k.Index) && k.serves(caller.Name):
 		return k, nil
-	case k == nil && (isIndex && app.Grants.Sees(index) || !isIndex && app.Grants.SeesAll()):
+	case k == nil && (isIndex && caller.Grants.Sees(index) || !isIndex && caller.Grants.SeesAll()):
 		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)
 	}
 	return nil, fault.New(fault.Forbidden, "the app has no grant for this key")

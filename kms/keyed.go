@@ -18,8 +18,8 @@ var keyedGrants = map[hsm.Kind]policy.Op{
 }
 
 // prepareKeyed makes the machine's operation of a code or signature.
-func (c *Call) prepareKeyed(l *loaded, app *auth.App, op *hsm.Op) error {
-	k, err := l.granted(app, keyedGrants[c.Kind], c.Key)
+func (c *Call) prepareKeyed(l *loaded, caller *auth.Caller, op *hsm.Op) error {
+	k, err := l.granted(caller, keyedGrants[c.Kind], c.Key)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (c *Call) prepareKeyed(l *loaded, app *auth.App, op *hsm.Op) error {
 	case c.Index:
 		op.Input = c.Context.AppendIndexInput(nil, c.Input)
 	}
-	v, err := k.keyed(c.Kind, version, app)
+	v, err := k.keyed(c.Kind, version, caller)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (c *Call) prepareKeyed(l *loaded, app *auth.App, op *hsm.Op) error {
 // keyed returns the version that makes a code or signature, which is the newest if it
 // is active, or checks one, which any version does that still opens what it sealed. A
 // code is made with an older version only where a blind index is to be found again.
-func (k *Key) keyed(kind hsm.Kind, number uint32, app *auth.App) (*Version, error) {
+func (k *Key) keyed(kind hsm.Kind, number uint32, caller *auth.Caller) (*Version, error) {
 	newest := k.Newest()
 	if number == 0 {
 		number = newest.Version
@@ -70,7 +70,7 @@ func (k *Key) keyed(kind hsm.Kind, number uint32, app *auth.App) (*Version, erro
 		}
 		return v, nil
 	case v == nil || !k.opens(v):
-		if err := k.cannotOpen(number, app); err != nil {
+		if err := k.cannotOpen(number, caller); err != nil {
 			return nil, err
 		}
 	}

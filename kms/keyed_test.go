@@ -33,7 +33,7 @@ func TestKeyedGrants(t *testing.T) {
 	s.createFor(service, kms.NewKey{Index: 1})
 	s.createFor(service, kms.NewKey{Index: 2, Purpose: hsm.PurposeMAC})
 	s.createFor(service, kms.NewKey{Index: 3, Purpose: hsm.PurposeSign})
-	all := &auth.App{Grants: grants(t, "keys=*;ops=mac,sign")}
+	all := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=mac,sign")}}
 	made := does(t, service, all, kms.Call{Kind: hsm.Mac, Key: "2", Input: []byte("m")}, kms.Call{Kind: hsm.Sign, Key: "3", Input: []byte("m")})
 	for i, test := range []struct {
 		grant string
@@ -46,18 +46,18 @@ func TestKeyedGrants(t *testing.T) {
 		{"verify", kms.Call{Kind: hsm.Verify, Key: "3", Input: []byte("m"), Signature: made[1].Output}},
 	} {
 		for _, op := range []string{"encrypt", "decrypt", "reencrypt-from", "reencrypt-to", "datakey", "sign", "verify", "mac"} {
-			app := &auth.App{Grants: grants(t, "keys="+test.call.Key+";ops="+op)}
+			app := &auth.Caller{App: &auth.App{Grants: grants(t, "keys="+test.call.Key+";ops="+op)}}
 			err := does(t, service, app, test.call)[0].Err
 			if op == test.grant && err != nil || op != test.grant && !errors.Is(err, fault.Forbidden) {
 				t.Errorf("call %d with the grant %s: %v", i, op, err)
 			}
 		}
-		other := &auth.App{Grants: grants(t, "keys=9;ops=datakey,sign,verify,mac")}
+		other := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=9;ops=datakey,sign,verify,mac")}}
 		if err := does(t, service, other, test.call)[0].Err; !errors.Is(err, fault.Forbidden) {
 			t.Errorf("call %d with grants for another key: %v", i, err)
 		}
 	}
-	if c := does(t, service, &auth.App{}, kms.Call{Kind: hsm.Random, Size: 32})[0]; c.Err != nil || len(c.Output) != 32 {
+	if c := does(t, service, &auth.Caller{App: &auth.App{}}, kms.Call{Kind: hsm.Random, Size: 32})[0]; c.Err != nil || len(c.Output) != 32 {
 		t.Errorf("random needs no grant: %v", c.Err)
 	}
 }
@@ -66,7 +66,7 @@ func TestKeyedGrants(t *testing.T) {
 func TestKeyedVersions(t *testing.T) {
 	s := newSite(t)
 	service := s.service()
-	app := &auth.App{Grants: grants(t, "keys=*;ops=mac,sign,verify")}
+	app := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=mac,sign,verify")}}
 	for _, test := range []struct {
 		index        uint32
 		purpose      hsm.Purpose
@@ -96,7 +96,7 @@ func TestBlindIndex(t *testing.T) {
 	s := newSite(t)
 	service := s.service()
 	s.createFor(service, kms.NewKey{Index: 1, Purpose: hsm.PurposeMAC})
-	app := &auth.App{Grants: grants(t, "keys=1;ops=mac")}
+	app := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=1;ops=mac")}}
 	index := func(context envelope.Context, value string) string {
 		return string(does(t, service, app, kms.Call{Kind: hsm.Mac, Key: "1", Index: true, Context: context, Input: []byte(value)})[0].Output)
 	}
@@ -120,7 +120,7 @@ func TestBlindIndex(t *testing.T) {
 func TestJWS(t *testing.T) {
 	s := newSite(t)
 	service := s.service()
-	app := &auth.App{Grants: grants(t, "keys=*;ops=sign,verify")}
+	app := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=sign,verify")}}
 	s.createFor(service, kms.NewKey{Index: 1, Purpose: hsm.PurposeSign})
 	s.createFor(service, kms.NewKey{Index: 2, Purpose: hsm.PurposeSign, Algorithm: alg.ECDSAP256})
 	s.createFor(service, kms.NewKey{Index: 3, Purpose: hsm.PurposeSign, Algorithm: alg.SM2})
@@ -248,8 +248,8 @@ func TestImportAndExport(t *testing.T) {
 func TestKeyedLife(t *testing.T) {
 	s := newSite(t)
 	service := s.stepped(newClock(), newSigner(t))
-	app := &auth.App{Grants: grants(t, "keys=*;ops=mac,sign,verify,datakey")}
-	trusted := &auth.App{Grants: grants(t, "keys=*;ops=verify,decrypt-compromised")}
+	app := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=mac,sign,verify,datakey")}}
+	trusted := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=verify,decrypt-compromised")}}
 	s.createFor(service, kms.NewKey{Index: 1, Purpose: hsm.PurposeMAC})
 	s.createFor(service, kms.NewKey{Index: 2, Purpose: hsm.PurposeSign, Published: true})
 	for index, kinds := range map[uint32][2]hsm.Kind{1: {hsm.Mac, hsm.VerifyMac}, 2: {hsm.Sign, hsm.Verify}} {

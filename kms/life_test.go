@@ -84,9 +84,9 @@ func TestKeyLife(t *testing.T) {
 	s := newSite(t)
 	c := newClock()
 	service, ctx := s.stepped(c, newSigner(t)), t.Context()
-	plain := &auth.App{Grants: grants(t, "keys=*;ops=encrypt,decrypt,reencrypt")}
-	trusted := &auth.App{Grants: grants(t, "keys=*;ops=encrypt,decrypt,reencrypt,decrypt-compromised")}
-	only := &auth.App{Grants: grants(t, "keys=*;ops=decrypt-compromised")}
+	plain := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=encrypt,decrypt,reencrypt")}}
+	trusted := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=encrypt,decrypt,reencrypt,decrypt-compromised")}}
+	only := &auth.Caller{App: &auth.App{Grants: grants(t, "keys=*;ops=decrypt-compromised")}}
 	if _, err := service.CreateKey(ctx, "test", kms.NewKey{Index: 7, Algorithm: alg.AES256GCM, PreActive: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +310,7 @@ func TestPolicyOfKeys(t *testing.T) {
 	}
 	owner, stranger := s.find(service, im.Name), s.find(service, other.Name)
 	good := envelope.Context{"app": "im", "chat_type": "dm", "more": "x"}
-	call := func(app *auth.App, c kms.Call) kms.Call {
+	call := func(app *auth.Caller, c kms.Call) kms.Call {
 		t.Helper()
 		calls := []kms.Call{c}
 		if err := service.Do(ctx, app, calls); err != nil {
@@ -325,7 +325,7 @@ func TestPolicyOfKeys(t *testing.T) {
 	}
 	bad := envelope.Context{"app": "im", "chat_type": "room"}
 	for name, test := range map[string]struct {
-		app  *auth.App
+		app  *auth.Caller
 		call kms.Call
 		want fault.Code
 	}{
@@ -359,7 +359,7 @@ func TestPolicyOfKeys(t *testing.T) {
 	}
 }
 
-func (s *site) find(service *kms.Service, name string) *auth.App {
+func (s *site) find(service *kms.Service, name string) *auth.Caller {
 	s.t.Helper()
 	apps, err := service.Apps()
 	if err != nil {
@@ -369,7 +369,7 @@ func (s *site) find(service *kms.Service, name string) *auth.App {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return app
+	return &auth.Caller{App: app}
 }
 
 func TestReservedRanges(t *testing.T) {

@@ -350,7 +350,7 @@ func (k *Key) opens(v *Version) bool {
 
 // cannotOpen says why a version does not open for an app; nil when it does, being
 // compromised, but granted.
-func (k *Key) cannotOpen(number uint32, app *auth.App) error {
+func (k *Key) cannotOpen(number uint32, caller *auth.Caller) error {
 	v := k.Version(number)
 	switch {
 	case k.gone(number):
@@ -363,7 +363,7 @@ func (k *Key) cannotOpen(number uint32, app *auth.App) error {
 		return fault.New(fault.KeyDisabled, "version %d of key %d is to be destroyed", number, k.Index)
 	case v.State != life.Compromised:
 		return fault.New(fault.KeyDisabled, "version %d of key %d is %s", number, k.Index, v.State)
-	case !app.Grants.Allows(policy.DecryptCompromised, k.Index):
+	case !caller.Grants.Allows(policy.DecryptCompromised, k.Index):
 		return fault.New(fault.Forbidden, "version %d of key %d is compromised: to open what it sealed, the app needs the grant %s too", number, k.Index, policy.DecryptCompromised)
 	}
 	return nil

@@ -48,22 +48,22 @@ func (s *site) rotateRoot(service *kms.Service) hsm.Root {
 }
 
 // anyone is an app that may do everything.
-func anyone(t *testing.T) *auth.App {
+func anyone(t *testing.T) *auth.Caller {
 	t.Helper()
 	g, err := policy.ParseGrants("keys=*;ops=encrypt,decrypt,reencrypt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &auth.App{Grants: g}
+	return &auth.Caller{App: &auth.App{Grants: g}}
 }
 
-func seal(ctx context.Context, service *kms.Service, app *auth.App, key string) ([]byte, error) {
+func seal(ctx context.Context, service *kms.Service, app *auth.Caller, key string) ([]byte, error) {
 	calls := []kms.Call{{Kind: hsm.Encrypt, Key: key, Input: []byte("text")}}
 	err := service.Do(ctx, app, calls)
 	return calls[0].Output, errors.Join(err, calls[0].Err)
 }
 
-func open(ctx context.Context, service *kms.Service, app *auth.App, sealed []byte) error {
+func open(ctx context.Context, service *kms.Service, app *auth.Caller, sealed []byte) error {
 	calls := []kms.Call{{Kind: hsm.Decrypt, Input: sealed}}
 	err := errors.Join(service.Do(ctx, app, calls), calls[0].Err)
 	if err == nil && string(calls[0].Output) != "text" {

@@ -257,7 +257,7 @@ func TestSealedServesNothing(t *testing.T) {
 	_, errApps := service.Apps()
 	_, errKey := service.FindKey("7")
 	_, errList := service.ListKeys()
-	for _, err := range []error{errApps, errKey, errList, service.Ready(t.Context()), service.Do(t.Context(), &auth.App{}, nil)} {
+	for _, err := range []error{errApps, errKey, errList, service.Ready(t.Context()), service.Do(t.Context(), &auth.Caller{App: &auth.App{}}, nil)} {
 		if !errors.Is(err, fault.Sealed) {
 			t.Errorf("%v", err)
 		}

@@ -16,29 +16,29 @@ import (
 // for hours: the app, its grant and the key are looked at anew for each segment.
 type Stream struct {
 	service *Service
-	app     string
+	caller  auth.Caller // as it was when the stream began
 	call    Call
 }
 
 // SealStream begins a stream under the newest version of a key. An app that may not
 // is refused here, before it has sent anything.
-func (s *Service) SealStream(app *auth.App, key, algorithm string, c envelope.Context) (*Stream, error) {
-	return s.stream(app, Call{Kind: hsm.SealSegment, Key: key, Algorithm: algorithm, Context: c})
+func (s *Service) SealStream(caller *auth.Caller, key, algorithm string, c envelope.Context) (*Stream, error) {
+	return s.stream(caller, Call{Kind: hsm.SealSegment, Key: key, Algorithm: algorithm, Context: c})
 }
 
 // OpenStream begins to open the stream of a header. The key is "" for whatever the
 // header names.
-func (s *Service) OpenStream(app *auth.App, key string, header []byte, c envelope.Context) (*Stream, error) {
-	return s.stream(app, Call{Kind: hsm.OpenSegment, Key: key, Context: c, segment: hsm.Segment{Header: bytes.Clone(header)}})
+func (s *Service) OpenStream(caller *auth.Caller, key string, header []byte, c envelope.Context) (*Stream, error) {
+	return s.stream(caller, Call{Kind: hsm.OpenSegment, Key: key, Context: c, segment: hsm.Segment{Header: bytes.Clone(header)}})
 }
 
-func (s *Service) stream(app *auth.App, c Call) (*Stream, error) {
+func (s *Service) stream(caller *auth.Caller, c Call) (*Stream, error) {
 	l, err := s.serving()
 	if err != nil {
 		return nil, err
 	}
-	t := &Stream{service: s, app: app.Name, call: c}
-	_, err = t.call.prepare(l, app)
+	t := &Stream{service: s, caller: *caller, call: c}
+	_, err = t.call.prepare(l, caller)
 	return t, err
 }
 
@@ -51,7 +51,7 @@ func (t *Stream) Key() (index, version uint32, algorithm alg.ID) {
 // segment that is sealed, the stream's header. A segment that does not open is
 // fault.DecryptFailed, and dst is as it was.
 func (t *Stream) Do(ctx context.Context, dst []byte, segment envelope.Segment) ([]byte, error) {
-	app, err := t.allowed()
+	caller, err := t.allowed()
 	if err != nil {
 		return dst, err
 	}
@@ -59,7 +59,7 @@ func (t *Stream) Do(ctx context.Context, dst []byte, segment envelope.Segment) (
 	c.Input, c.Output = segment.Bytes, dst
 	c.segment.Counter, c.segment.Last = segment.Counter, segment.Last
 	calls := []Call{c}
-	if err := t.service.Do(ctx, app, calls); err != nil {
+	if err := t.service.Do(ctx, caller, calls); err != nil {
 		return dst, err
 	}
 	if calls[0].Err != nil {
@@ -73,15 +73,15 @@ func (t *Stream) Do(ctx context.Context, dst []byte, segment envelope.Segment) (
 	return out, nil
 }
 
-// allowed returns the app as it is by now.
-func (t *Stream) allowed() (*auth.App, error) {
+// allowed returns the caller with its app as that is by now.
+func (t *Stream) allowed() (*auth.Caller, error) {
 	apps, err := t.service.Apps()
 	if err != nil {
 		return nil, err
 	}
-	app, err := apps.Find(t.app)
-	if err != nil || app.Disabled {
-		return nil, fault.New(fault.Unauthorized, "the app %s was disabled while the stream was under way", t.app)
+	caller := t.caller
+	if caller.App, err = apps.Find(t.caller.Name); err != nil || caller.Disabled {
+		return nil, fault.New(fault.Unauthorized, "the app %s was disabled while the stream was under way", t.caller.Name)
 	}
-	return app, nil
+	return &caller, nil
 }

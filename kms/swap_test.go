@@ -31,7 +31,7 @@ func grantsOf(t testing.TB, rules ...string) policy.Grants {
 }
 
 // does carries out calls as an app with grants, all of which must be answered.
-func does(t testing.TB, service *kms.Service, app *auth.App, calls ...kms.Call) []kms.Call {
+func does(t testing.TB, service *kms.Service, app *auth.Caller, calls ...kms.Call) []kms.Call {
 	t.Helper()
 	if err := service.Do(t.Context(), app, calls); err != nil {
 		t.Fatal(err)
@@ -74,11 +74,11 @@ func places() (all []place) {
 func TestSwapMatrix(t *testing.T) {
 	s := newSite(t)
 	service := s.service()
-	apps := make([]*auth.App, 3)
+	apps := make([]*auth.Caller, 3)
 	for i := range apps {
 		key := place{app: i}.key()
 		s.create(service, uint32(10+i), "app-"+key)
-		apps[i] = &auth.App{Name: key, Grants: grantsOf(t, "keys="+key+";ops=encrypt,decrypt,reencrypt")}
+		apps[i] = &auth.Caller{App: &auth.App{Name: key, Grants: grantsOf(t, "keys="+key+";ops=encrypt,decrypt,reencrypt")}}
 	}
 	sealed := map[place][]byte{}
 	for _, version := range []uint32{1, 2} {
@@ -201,7 +201,7 @@ func TestMillionSealings(t *testing.T) {
 	s := newSite(t)
 	service := s.service()
 	s.create(service, 7, "chat")
-	app := &auth.App{Grants: grantsOf(t, "keys=7;ops=encrypt")}
+	app := &auth.Caller{App: &auth.App{Grants: grantsOf(t, "keys=7;ops=encrypt")}}
 	const batch, total = 1000, 1_000_000
 	nonces, tags := make(map[[12]byte]struct{}, total), make(map[[16]byte]struct{}, total)
 	calls, buffer := make([]kms.Call, batch), make([]byte, batch*64)
@@ -235,7 +235,7 @@ func TestRoundTripProperty(t *testing.T) {
 	if _, err := service.CreateKey(t.Context(), "test", kms.NewKey{Index: 2, Purpose: hsm.PurposeDeterministic}); err != nil {
 		t.Fatal(err)
 	}
-	app := &auth.App{Grants: grantsOf(t, "keys=1-2;ops=encrypt,decrypt")}
+	app := &auth.Caller{App: &auth.App{Grants: grantsOf(t, "keys=1-2;ops=encrypt,decrypt")}}
 	sizes := []int{0, 1, 2, 15, 16, 17, 31, 32, 33, 255, 4096, 65535, 65536, 65537, 1 << 20, 8<<20 - 1, 8 << 20}
 	for _, name := range alg.Names(alg.Sealing, alg.Deterministic) {
 		key := "1"

@@ -160,9 +160,10 @@ func secretEntry(appKey string, number uint32) string {
 // wrong and an app that is disabled.
 var errUnauthorized = fault.New(fault.Unauthorized, "the AppKey or AppSecret is not valid")
 
-// Authenticate returns the app of an AppKey if the secret is one of its and the
-// address is on its whitelist.
-func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*App, error) {
+// Authenticate returns the app of an AppKey as a caller, if the secret is one of its and
+// the address is on its whitelist. An app that is known and may not call from there is
+// returned beside the error.
+func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*Caller, error) {
 	presented := sha256.Sum256([]byte(secret))
 	a.mu.RLock()
 	app := a.byKey[appKey]
@@ -190,9 +191,9 @@ func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*App, error
 	case app == nil, match == 0, app.Disabled:
 		return nil, errUnauthorized
 	case !app.Whitelist.Allows(from):
-		return app, fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
+		return &Caller{App: app, Method: Basic}, fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
 	}
-	return app, nil
+	return &Caller{App: app, Method: Basic}, nil
 }
 
 // Find returns the app of that name.
