@@ -18,7 +18,7 @@ NORACE := ^github.com/trikey/trikey/cmd/
 
 FUZZTIME ?= 30s
 
-.PHONY: build demo run test lint fuzz bench vuln deps test-deps clean help
+.PHONY: build demo run test lint fuzz bench proto vuln deps test-deps clean help
 
 build: deps ## build bin/trikey
 	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/trikey ./cmd/trikey
@@ -56,6 +56,11 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 bench: build ## benchmarks beside the code, then the service from outside
 	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./keystore/bolt ./api
 	$(GO) run ./cmd/trikey-bench
+
+proto: ## write the Go code of every .proto file anew; it is committed (needs protobuf-compiler)
+	@mkdir -p bin && $(GO) build -modfile=tools/go.mod -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	PATH="$$PWD/bin:$$PATH" protoc --go_out=. --go_opt=module=github.com/trikey/trikey --go-grpc_out=. --go-grpc_opt=module=github.com/trikey/trikey \
+	  $$(git ls-files -co --exclude-standard '*.proto')
 
 vuln: ## known vulnerabilities in what we use (asks the Go vulnerability database)
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
