@@ -43,9 +43,8 @@ func (c Config) Filled() Config {
 
 // Check reports what is wrong with a configuration that is filled.
 func (c Config) Check() error {
-	if u, err := url.Parse(c.Issuer); c.Issuer != "" && (err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" ||
-		strings.HasSuffix(c.Issuer, "/")) {
-		return fault.New(fault.BadConfig, "tokens.issuer: %q is not like https://keys.example.com, without a slash, query or fragment at its end (RFC 8414)", c.Issuer)
+	if u, err := url.Parse(c.Issuer); c.Issuer != "" && (err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "") {
+		return fault.New(fault.BadConfig, "tokens.issuer: %q is not like https://keys.example.com, with nothing after the host (RFC 8414)", c.Issuer)
 	}
 	for _, t := range []struct {
 		key  string

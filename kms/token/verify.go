@@ -27,9 +27,6 @@ func (a *Authority) Verify(compact string) (*Token, error) {
 	if a.cfg.Issuer == "" {
 		return nil, errOff
 	}
-	if len(compact) > MaxSize {
-		return nil, invalid("it is too long")
-	}
 	key := sha256.Sum256([]byte(compact))
 	t, known := a.verified.Get(key)
 	if !known {
@@ -47,8 +44,23 @@ func (a *Authority) Verify(compact string) (*Token, error) {
 	return t, nil
 }
 
+// Inspect returns what a token says that was issued here, and why it is no longer good,
+// nil when it is. It does not trust what was not signed.
+func (a *Authority) Inspect(compact string) (t *Token, dead, err error) {
+	if a.cfg.Issuer == "" {
+		return nil, nil, errOff
+	}
+	if t, err = a.open(compact); err != nil {
+		return nil, nil, err
+	}
+	return t, a.Alive(t), nil
+}
+
 // open checks all of a token that does not change with time.
 func (a *Authority) open(compact string) (*Token, error) {
+	if len(compact) > MaxSize {
+		return nil, invalid("it is too long")
+	}
 	signed, err := jose.ParseSignedCompact(compact, algorithms)
 	if err != nil || len(signed.Signatures) != 1 {
 		return nil, invalid("it is not a JWS of EdDSA in compact serialisation")
