@@ -151,7 +151,7 @@ func TestTokenKeyIsNobodys(t *testing.T) {
 
 func jwtPayload(t *testing.T, compact string) []byte {
 	t.Helper()
-	signed, err := jose.ParseSigned(compact, []jose.SignatureAlgorithm{jose.EdDSA})
+	signed, err := jose.ParseSignedCompact(compact, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
