@@ -53,7 +53,7 @@ func (a admin) revokeToken(r *http.Request, in v1.TokenRef) (jsonhttp.None, erro
 }
 
 func (a admin) revokeAppTokens(r *http.Request, in v1.RevokeTokens) (jsonhttp.None, error) {
-	appKey, err := a.appKey(in.App)
+	appKey, err := a.appKey(r, in.App)
 	if err != nil {
 		return jsonhttp.None{}, err
 	}
@@ -66,7 +66,7 @@ func (a admin) revokeAppTokens(r *http.Request, in v1.RevokeTokens) (jsonhttp.No
 }
 
 func (a admin) revokeUserTokens(r *http.Request, in v1.RevokeTokens) (jsonhttp.None, error) {
-	appKey, err := a.appKey(in.App)
+	appKey, err := a.appKey(r, in.App)
 	if err != nil {
 		return jsonhttp.None{}, err
 	}
@@ -86,12 +86,8 @@ func (a admin) revokePersonTokens(r *http.Request, in v1.RevokeTokens) (jsonhttp
 	return jsonhttp.None{}, err
 }
 
-func (a admin) appKey(name string) (string, error) {
-	apps, err := a.service.Apps()
-	if err != nil {
-		return "", err
-	}
-	app, err := apps.Find(name)
+func (a admin) appKey(r *http.Request, name string) (string, error) {
+	app, _, err := a.service.ReadApp(r.Context(), name)
 	if err != nil {
 		return "", err
 	}

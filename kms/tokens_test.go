@@ -14,6 +14,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/policy"
@@ -252,6 +253,44 @@ func TestTokenRevocation(t *testing.T) {
 		t.Errorf("left: %v", stale)
 	}
 	eventually(t, "the others forget too", func() bool { a.advance(25 * time.Hour); return len(a.tokens().Stale()) == 0 })
+}
+
+// A revocation that somebody takes out of the store holds on at every node that runs, and
+// one that starts says whose record is missing. A root that is rotated changes nothing.
+func TestTokenRevocationKept(t *testing.T) {
+	s := newSite(t)
+	a, b := s.issuing(), s.issuing()
+	app := token.Request{Class: token.App, ClientID: "akx"}
+	one, two, three := a.mint(app), a.mint(app), a.mint(app)
+	revoke := func(m token.Minted) {
+		t.Helper()
+		if err := a.tokens().Revoke(t.Context(), "test", &m.Claims); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the other node knows", func() bool {
+			_, err := b.tokens().Verify(m.Token)
+			return err != nil && strings.Contains(err.Error(), "revoked")
+		})
+	}
+	revoke(one)
+	s.rotateRoot(a.Service)
+	eventually(t, "the other node has followed", func() bool { _, err := b.tokens().Verify(three.Token); return err == nil })
+	for _, node := range []*issuing{a, b} {
+		node.refused("revoked before the rotation", one.Token, "revoked")
+		node.taken("of before the rotation", two.Token)
+		node.taken("of after it", a.mint(app).Token)
+	}
+	if _, err := s.store.Txn(t.Context(), nil, []keystore.Write{{Name: "g2/tokens/revoked/" + one.ID, Delete: true}}); err != nil {
+		t.Fatal(err)
+	}
+	revoke(two) // both are past the deletion when they have this
+	a.refused("taken out", one.Token, "revoked")
+	b.refused("taken out", one.Token, "revoked")
+	c := kms.New(kms.Config{Machine: s.machine, Store: s.store})
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.Load(t.Context()); !errors.Is(err, fault.RecordDamaged) || !strings.Contains(err.Error(), one.ID) {
+		t.Errorf("a new start: %v", err)
+	}
 }
 
 // A user's token narrows its app's grants, each call and item by itself.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -105,11 +106,13 @@ func (a *Authority) Apply(r record.Record) error {
 	return nil
 }
 
-// Remove takes a record out that was deleted by the given revision.
+// Remove takes a record out that was deleted by the given revision. A revocation that
+// still stops tokens is kept: the service deletes none, so whoever did has no right to.
 func (a *Authority) Remove(name string, revision int64) {
+	now := a.now().Unix()
 	a.revoked.mu.Lock()
 	defer a.revoked.mu.Unlock()
-	if k, ok := a.revoked.byName[name]; ok && k.revision < revision {
+	if k, ok := a.revoked.byName[name]; ok && k.revision < revision && k.expires < now {
 		delete(a.revoked.byName, name)
 	}
 }
@@ -180,9 +183,9 @@ func (a *Authority) revoke(ctx context.Context, name string, r revocation) error
 	}
 }
 
-// pruned is how many records go in one transaction: with the entries of the index of
-// revisions it stays within keystore.MaxTxn.
-const pruned = 50
+// pruned is how many records go in one transaction: with the three entries that
+// the index of revisions may need for each it stays within keystore.MaxTxn.
+const pruned = 40
 
 // Stale returns the names of records that stop no token any more, some at a time.
 func (a *Authority) Stale() (names []string) {
@@ -204,6 +207,7 @@ func (a *Authority) Prune(ctx context.Context, names []string) (int, error) {
 	for _, name := range names {
 		r, err := a.keep.Get(ctx, name)
 		if errors.Is(err, keystore.ErrNotFound) {
+			a.Remove(name, math.MaxInt64)
 			continue
 		}
 		if err != nil {

@@ -34,12 +34,10 @@ func (a *Authority) Verify(compact string) (*Token, error) {
 		if t, err = a.open(compact); err != nil {
 			return nil, err
 		}
+		a.verified.Add(key, t)
 	}
 	if err := a.Alive(t); err != nil {
 		return nil, err
-	}
-	if !known {
-		a.verified.Add(key, t)
 	}
 	return t, nil
 }
