@@ -7,6 +7,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 )
 
@@ -42,14 +43,20 @@ func (a admin) revokeToken(r *http.Request, in v1.TokenRef) (jsonhttp.None, erro
 	if err != nil {
 		return jsonhttp.None{}, err
 	}
-	t, _, err := tokens.Inspect(in.Token)
-	if err == nil {
-		err = tokens.Revoke(r.Context(), string(actor(r)), &t.Claims)
+	if in.ID == "" {
+		t, _, err := tokens.Inspect(in.Token)
+		if err != nil {
+			return jsonhttp.None{}, err
+		}
+		in.ID = t.ID
+	} else if in.Token != "" {
+		return jsonhttp.None{}, fault.New(fault.BadRequest, "id: stands alone, without the token itself")
 	}
-	if err == nil {
-		slog.InfoContext(r.Context(), "token revoked", "by", actor(r), "jti", t.ID, "class", t.Class)
+	if err := tokens.RevokeID(r.Context(), string(actor(r)), in.ID); err != nil {
+		return jsonhttp.None{}, err
 	}
-	return jsonhttp.None{}, err
+	slog.InfoContext(r.Context(), "token revoked", "by", actor(r), "jti", in.ID)
+	return jsonhttp.None{}, nil
 }
 
 func (a admin) revokeAppTokens(r *http.Request, in v1.RevokeTokens) (jsonhttp.None, error) {

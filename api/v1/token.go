@@ -79,7 +79,8 @@ type UserToken struct {
 
 // TokenRef is the body of POST /admin/v1/tokens/inspect and revoke.
 type TokenRef struct {
-	Token string `json:"token"`
+	Token string `json:"token,omitempty"`
+	ID    string `json:"id,omitempty"` // revoke: the token's jti instead, as the audit has it
 }
 
 // RevokeTokens is the body of POST /admin/v1/tokens/revoke-app, revoke-user and

@@ -385,6 +385,20 @@ func TestTokenNodes(t *testing.T) {
 	if r := a.run("token", "inspect", "--file", file); r.code != 0 || !strings.Contains(r.out, "revoked") {
 		t.Errorf("%+v", r)
 	}
+	byID := a.access()
+	id := run(t, strings.NewReader(byID), nil, "token", "inspect", "-o", "json", "--config", a.path("trikey.yaml"))
+	var told struct {
+		ID     string `json:"jti"`
+		Active bool
+	}
+	if id.json(t, &told); !told.Active {
+		t.Errorf("%+v", id)
+	}
+	a.ok("token", "revoke", "--id", told.ID)
+	refused("by its id", byID, b)
+	if r := a.run("token", "revoke", "--id", "../x"); r.code != 2 {
+		t.Errorf("%+v", r)
+	}
 	// Rotation: both versions count at both nodes.
 	a.ok("key", "rotate", "trikey-tokens")
 	rotated := a.access()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -120,6 +121,16 @@ func (a *Authority) Remove(name string, revision int64) {
 // Revoke revokes one token, by its claims.
 func (a *Authority) Revoke(ctx context.Context, by string, c *Claims) error {
 	return a.revoke(ctx, revokedPrefix+c.ID, revocation{Expires: c.Expires, By: by})
+}
+
+var idForm = regexp.MustCompile(`^[a-z2-7]{24}$`)
+
+// RevokeID revokes one token that only its id is known of: for as long as any token lasts.
+func (a *Authority) RevokeID(ctx context.Context, by, id string) error {
+	if !idForm.MatchString(id) {
+		return fault.New(fault.BadRequest, "id: %.32q is not the id of a token (24 small letters and digits)", id)
+	}
+	return a.Revoke(ctx, by, &Claims{ID: id, Expires: a.now().Add(MaxUser).Unix()})
 }
 
 // RevokeApp revokes every token of an app that was issued up to now, those of its users

@@ -89,18 +89,23 @@ func newTokenInspect(o *options) *cobra.Command {
 }
 
 func newTokenRevoke(o *options) *cobra.Command {
-	var file string
+	var file, id string
 	cmd := &cobra.Command{
 		Use: "revoke", Short: "Revoke one token", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			in, err := readToken(cmd, file)
-			if err != nil {
-				return err
+			in := v1.TokenRef{ID: id}
+			if id == "" {
+				var err error
+				if in, err = readToken(cmd, file); err != nil {
+					return err
+				}
 			}
 			return o.admin(cmd.Context(), http.MethodPost, "tokens/revoke", in, nil)
 		},
 	}
+	cmd.Flags().StringVar(&id, "id", "", "the token's id instead (jti), as the audit log has it")
 	cmd.Flags().StringVar(&file, "file", "", "file with the token; standard input without it")
+	cmd.MarkFlagsMutuallyExclusive("file", "id")
 	return cmd
 }
 
