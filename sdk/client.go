@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/httpsig"
 	"github.com/trikey/trikey/internal/jsonhttp"
 )
 
@@ -43,6 +44,14 @@ type Config struct {
 	AppKey        string
 	AppSecret     string // or
 	AppSecretFile string // the file that has it
+
+	// Sign has requests signed by the AppSecret (RFC 9421) in place of sending it. Streams
+	// cannot be signed.
+	Sign bool
+
+	// CertFile and KeyFile are a TLS client certificate and its key, in PEM. With them, and
+	// no AppKey, the certificate is the credential.
+	CertFile, KeyFile string
 
 	// CAFile is the PEM file of the authorities that sign the service's
 	// certificates; RootCAs the same in memory. Without either, the system's.
@@ -73,7 +82,8 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 // Client calls the service.
 type Client struct {
 	addresses     []string
-	authorization string
+	authorization string // "": requests are signed, or the connection has a certificate
+	signs         bool
 	http          *http.Client
 	timeout       time.Duration
 	preferred     atomic.Uint32 // the address that answered last
@@ -130,10 +140,19 @@ func New(cfg Config) (*Client, error) {
 		DialContext:        (&net.Dialer{Timeout: cfg.Timeout}).DialContext,
 		DisableCompression: true,
 	}
-	return &Client{
-		addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport},
-		authorization: "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret)),
-	}, nil
+	if transport.TLSClientConfig.Certificates, err = cfg.certificates(); err != nil {
+		return nil, err
+	}
+	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, signs: cfg.Sign}
+	switch {
+	case cfg.Sign:
+		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
+	case cfg.AppKey != "":
+		c.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret))
+	case cfg.CertFile == "":
+		return nil, fault.New(fault.BadConfig, "sdk: no credential is given: an AppKey and its secret, or a client certificate")
+	}
+	return c, nil
 }
 
 func (c Config) secret() (string, error) {
@@ -223,7 +242,8 @@ func pause(ctx context.Context) error {
 
 // call sends JSON and decodes the answer.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	header := http.Header{"Authorization": {c.authorization}}
+	header := http.Header{}
+	c.authorize(header)
 	return c.each(ctx, func(ctx context.Context, address string) error {
 		return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
 	})

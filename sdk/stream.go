@@ -83,7 +83,10 @@ func (c *Client) stream(ctx context.Context, direction string, r StreamRequest, 
 	if err != nil {
 		return nil, err
 	}
-	header.Set("Authorization", c.authorization)
+	if c.signs {
+		return nil, errUnsigned
+	}
+	c.authorize(header)
 	// Whoever shall take the stream must be there, and know the key and us.
 	if _, err := c.Key(ctx, r.Key); err != nil {
 		return nil, err
