@@ -82,12 +82,16 @@ deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu
 	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
 	$(install)
 
-test-deps: deps ## install the software TPM and etcd of the tests too
+test-deps: deps ## install what the tests drive too: a software TPM, etcd, OpenSSL and Node's library for signed requests
 	@need=; \
 	command -v etcd >/dev/null || need=etcd-server; \
 	command -v swtpm >/dev/null || need="$$need swtpm"; \
 	[ -n "$$(ls $${TRIKEY_TPM2_PKCS11_MODULE:-/usr/lib/*/libtpm2_pkcs11.so.1} 2>/dev/null)" ] || need="$$need libtpm2-pkcs11-1"; \
+	command -v openssl >/dev/null || need="$$need openssl"; \
+	command -v node >/dev/null || need="$$need nodejs"; \
+	command -v npm >/dev/null || need="$$need npm"; \
 	$(install)
+	@cd cmd/trikey/testdata/node && { npm ls >/dev/null 2>&1 || npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; }
 
 clean: ## remove what make made
 	rm -rf bin .run

@@ -147,10 +147,8 @@ func New(cfg Config) (*Client, error) {
 	switch {
 	case cfg.Sign:
 		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
-	case cfg.AppKey != "":
+	case cfg.AppKey != "" || cfg.CertFile == "":
 		c.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret))
-	case cfg.CertFile == "":
-		return nil, fault.New(fault.BadConfig, "sdk: no credential is given: an AppKey and its secret, or a client certificate")
 	}
 	return c, nil
 }
