@@ -145,15 +145,17 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 }
 
 func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
+	app, fresh, err := a.service.ReadApp(r.Context(), chi.URLParam(r, "app"))
+	if err != nil {
+		return v1.AdminApp{}, err
+	}
 	apps, err := a.service.Apps()
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	app, err := apps.Find(chi.URLParam(r, "app"))
-	if err != nil {
-		return v1.AdminApp{}, err
-	}
-	return adminApp(apps, app), nil
+	out := adminApp(apps, app)
+	out.Stale = !fresh
+	return out, nil
 }
 
 func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) {
