@@ -54,7 +54,7 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 	[ $$found -gt 0 ] || { echo "no fuzz target found"; exit 1; }
 
 bench: build ## benchmarks beside the code, then the service from outside
-	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./keystore/bolt ./api
+	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api
 	$(GO) run ./cmd/trikey-bench
 
 proto: ## write the Go code of every .proto file anew; it is committed (needs protobuf-compiler)
