@@ -53,7 +53,7 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 	done; \
 	[ $$found -gt 0 ] || { echo "no fuzz target found"; exit 1; }
 
-bench: build ## benchmarks beside the code, then the service from outside
+bench: build test-deps ## benchmarks beside the code, then the service from outside
 	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api
 	$(GO) run ./cmd/trikey-bench
 

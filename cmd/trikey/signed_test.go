@@ -70,6 +70,17 @@ func TestSignedRequests(t *testing.T) {
 	if a := s.send(s.signed("", http.MethodGet, "/v1/keys/7", nil, now)); a.status != 200 {
 		t.Errorf("signed, without a body: %d %s", a.status, a.raw)
 	}
+	transport, _ := s.client.Transport.(*http.Transport)
+	h2 := transport.Clone()
+	h2.ForceAttemptHTTP2 = true
+	res, err := (&http.Client{Transport: h2, Timeout: 30 * time.Second}).Do(s.signed("", http.MethodPost, path, hello, now))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = res.Body.Close(); res.StatusCode != 200 || res.ProtoMajor != 2 {
+		t.Errorf("signed, over HTTP/2: %s %s", res.Proto, res.Status)
+	}
+	h2.CloseIdleConnections()
 	refused := func(what string, req *http.Request, code string) {
 		t.Helper()
 		a := s.send(req)

@@ -3,7 +3,7 @@ package auth
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"fmt"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +25,7 @@ type storedSecret struct {
 }
 
 func secretEntry(appKey string, number uint32) string {
-	return fmt.Sprintf("%s%s/%d", secretPrefix, appKey, number)
+	return secretPrefix + appKey + "/" + strconv.FormatUint(uint64(number), 10)
 }
 
 func (a *Apps) takeSecret(r record.Record) error {
@@ -68,22 +68,26 @@ func newDecoy() *storedSecret {
 }
 
 func (a *Apps) candidates(appKey string) (c candidates) {
-	for i := range c.secrets {
-		c.secrets[i] = a.decoy
-	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	if c.app = a.byKey[appKey]; c.app == nil {
-		return c
+	listed := nobodys
+	if c.app = a.byKey[appKey]; c.app != nil {
+		listed = c.app.Secrets
 	}
-	for _, s := range c.app.Secrets {
-		if stored := a.secrets[secretEntry(appKey, s.Number)]; stored != nil && c.real < MaxSecrets {
-			c.secrets[c.real], c.expires[c.real] = stored, s.Expires
+	for i := range c.secrets {
+		c.secrets[i] = a.decoy
+		of := &listed[min(i, len(listed)-1)]
+		// Looked up where there is none too. Of an app with one secret it is found twice.
+		if stored := a.secrets[secretEntry(appKey, of.Number)]; stored != nil && i < len(listed) {
+			c.secrets[c.real], c.expires[c.real] = stored, of.Expires
 			c.real++
 		}
 	}
 	return c
 }
+
+// nobodys are looked up for an AppKey that is not known.
+var nobodys = make([]Secret, MaxSecrets)
 
 // match compares every candidate by equal, which answers 1 or 0, and returns which of the
 // real ones it is, or -1.

@@ -11,6 +11,7 @@
 package nonce
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -34,8 +35,8 @@ const (
 
 	slices = int(Remembered/slice) + 1
 
-	// maxKnown bounds the nonces in memory, some 25 bytes each: 6,000 a second.
-	maxKnown = 4 << 20
+	// defaultMax is Ledger.Max where that is zero.
+	defaultMax = 4 << 20
 	// maxClaims is how many claims a transaction has at most.
 	maxClaims = 256
 	// maxRewritten is how many digests an entry may have and still be added to. A new
@@ -60,6 +61,7 @@ type Ledger struct {
 	Store  keystore.Store
 	Holder string // this node, unlike any other
 	Now    func() time.Time
+	Max    int // nonces in memory, some 25 bytes each; 4 Mi, 6,000 a second, when zero
 
 	wake chan struct{} // there are claims to write
 
@@ -126,7 +128,7 @@ func (l *Ledger) enqueue(c *claim) error {
 		return errAway
 	case l.has(c.digest):
 		return errReplay
-	case l.count >= maxKnown:
+	case l.count >= cmp.Or(l.Max, defaultMax):
 		return errFull
 	}
 	l.waiting = append(l.waiting, c)

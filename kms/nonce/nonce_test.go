@@ -13,6 +13,8 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
+	"github.com/trikey/trikey/keystore/etcd"
+	"github.com/trikey/trikey/keystore/etcd/etcdtest"
 	"github.com/trikey/trikey/kms/nonce"
 )
 
@@ -31,6 +33,22 @@ func newStore(t testing.TB) keystore.Store {
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
+
+// newEtcd is a store of many nodes.
+func newEtcd(t testing.TB) keystore.Store {
+	t.Helper()
+	files := etcdtest.NewFiles(t)
+	c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Installed(t), TLS: files})
+	s, err := etcd.Open(t.Context(), etcd.Config{Endpoints: c.Endpoints(), Prefix: "/t/", CA: files.CA, Cert: files.Client, Key: files.ClientKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// stores are the backends.
+var stores = map[string]func(testing.TB) keystore.Store{"bolt": newStore, "etcd": newEtcd}
 
 // node is a ledger that runs, until stop or the end of the test.
 func node(t testing.TB, s keystore.Store, holder string, now func() time.Time) (l *nonce.Ledger, stop func()) {
@@ -57,7 +75,12 @@ func want(t *testing.T, err error, code fault.Code) {
 
 // TestOnce: of all claims of a nonce, on two nodes and at the same time, one succeeds.
 func TestOnce(t *testing.T) {
-	s := newStore(t)
+	for name, open := range stores {
+		t.Run(name, func(t *testing.T) { testOnce(t, open(t)) })
+	}
+}
+
+func testOnce(t *testing.T, s keystore.Store) {
 	a, _ := node(t, s, "a", time.Now)
 	b, _ := node(t, s, "b", time.Now)
 	const nonces, tries = 200, 3
@@ -149,21 +172,37 @@ func TestAway(t *testing.T) {
 	want(t, l.Claim(t.Context(), "ak", "2"), fault.Unavailable)
 }
 
+// TestFull: when there is no room to remember, nothing is taken that would be forgotten.
+func TestFull(t *testing.T) {
+	l, _ := node(t, newStore(t), "a", time.Now)
+	l.Max = 3
+	for i := range 3 {
+		want(t, l.Claim(t.Context(), "ak", fmt.Sprint(i)), "")
+	}
+	want(t, l.Claim(t.Context(), "ak", "3"), fault.Unavailable)
+	want(t, l.Claim(t.Context(), "ak", "0"), fault.Replay)
+}
+
 // BenchmarkClaim is what a signed request pays for its nonce: claims at the same time
 // share a transaction.
 func BenchmarkClaim(b *testing.B) {
-	for _, callers := range []int{1, 16, 64} {
-		b.Run(fmt.Sprintf("c=%d", callers), func(b *testing.B) {
-			l, _ := node(b, newStore(b), "a", time.Now)
-			var next atomic.Int64
-			b.SetParallelism(callers)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					if err := l.Claim(b.Context(), "ak", fmt.Sprint(next.Add(1))); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		})
+	for name, open := range stores {
+		for _, callers := range []int{1, 16, 64} {
+			b.Run(fmt.Sprintf("%s/c=%d", name, callers), func(b *testing.B) { benchmarkClaim(b, open(b), callers) })
+		}
 	}
+}
+
+func benchmarkClaim(b *testing.B, s keystore.Store, callers int) {
+	l, _ := node(b, s, "a", time.Now)
+	var next atomic.Int64
+	b.SetParallelism(callers)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := l.Claim(b.Context(), "ak", fmt.Sprint(next.Add(1))); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }
