@@ -16,6 +16,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/lockout"
 	"github.com/trikey/trikey/kms/policy"
 )
 
@@ -29,8 +30,8 @@ const maxAdminBody = 64 << 10
 
 // NewAdmin returns the handler of the admin socket. Every change is recorded in log
 // before it is made, and how it ended; a nil log records nothing.
-func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
-	a := admin{service}
+func NewAdmin(service *kms.Service, log *audit.Log, lock *lockout.Lockout) http.Handler {
+	a := admin{service, lock}
 	r := chi.NewRouter()
 	r.Use(managed(log))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
@@ -53,10 +54,15 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
 	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
 	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
+	r.Post("/admin/v1/apps/{app}/reopen", jsonhttp.Handle(maxAdminBody, a.reopenApp))
+	r.Post("/admin/v1/apps/{app}/unlock", jsonhttp.Handle(maxAdminBody, a.unlockApp))
 	return r
 }
 
-type admin struct{ service *kms.Service }
+type admin struct {
+	service *kms.Service
+	lockout *lockout.Lockout
+}
 
 // integrity opens every record of the key store anew.
 func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
@@ -133,7 +139,7 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 	}
 	out := v1.Batch[v1.AdminApp]{Items: []v1.AdminApp{}}
 	for _, app := range apps.List() {
-		out.Items = append(out.Items, adminApp(app))
+		out.Items = append(out.Items, a.adminApp(app))
 	}
 	return out, nil
 }
@@ -147,10 +153,10 @@ func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return adminApp(app), nil
+	return a.adminApp(app), nil
 }
 
-func adminApp(app *auth.App) v1.AdminApp {
+func (a admin) adminApp(app *auth.App) v1.AdminApp {
 	out := v1.AdminApp{
 		Name: app.Name, AppKey: app.AppKey, State: "active", AllowIP: []string{}, Grants: app.Grants.Strings(),
 		Secrets: len(app.Secrets), Created: app.Created, Rotated: app.Secrets[len(app.Secrets)-1].Created,
@@ -161,7 +167,7 @@ func adminApp(app *auth.App) v1.AdminApp {
 	for _, p := range app.Whitelist {
 		out.AllowIP = append(out.AllowIP, p.String())
 	}
-	return out
+	return a.held(out, app)
 }
 
 func (a admin) rotateSecret(r *http.Request, _ jsonhttp.None) (v1.Credentials, error) {
@@ -184,7 +190,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return adminApp(app), nil
+	return a.adminApp(app), nil
 }
 
 func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
@@ -226,5 +232,5 @@ func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
 	if in.Disabled != nil {
 		app.Disabled = *in.Disabled
 	}
-	return nil
+	return changeLimits(app, in)
 }

@@ -38,7 +38,7 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 // connection, or, behind trusted proxies, the last one that none of them wrote.
 func (s *server) clientAddr(r *http.Request) netip.Addr {
 	peer := remoteAddr(r.RemoteAddr)
-	if !s.trusts(peer) {
+	if !s.cfg.TrustedProxies.Trusts(peer) {
 		return peer
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -47,15 +47,11 @@ func (s *server) clientAddr(r *http.Request) netip.Addr {
 		if err != nil {
 			return peer // not what a proxy writes: believe nothing of it
 		}
-		if peer = addr.Unmap(); !s.trusts(peer) {
+		if peer = addr.Unmap(); !s.cfg.TrustedProxies.Trusts(peer) {
 			return peer
 		}
 	}
 	return peer
-}
-
-func (s *server) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 func remoteAddr(hostPort string) netip.Addr {

@@ -1,5 +1,10 @@
 package auth
 
+import (
+	"net/netip"
+	"strings"
+)
+
 // Method is a way in which a caller shows which app it is.
 type Method string
 
@@ -12,4 +17,12 @@ const (
 type Caller struct {
 	*App
 	Method Method
+	From   netip.Addr // where the call comes from
+}
+
+// IsAppKey reports whether a text is what an AppKey looks like. Anything else that was
+// given as one may be a secret in the wrong place.
+func IsAppKey(text string) bool {
+	rest, ok := strings.CutPrefix(text, "ak")
+	return ok && len(rest) == 16 && strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }

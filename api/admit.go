@@ -1,0 +1,57 @@
+package api
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/auth"
+)
+
+// Proxies are the addresses whose X-Forwarded-For is believed. They may be changed while
+// they are asked; the zero value and nil trust nobody.
+type Proxies struct {
+	list atomic.Pointer[[]netip.Prefix]
+}
+
+// NewProxies returns proxies of these addresses.
+func NewProxies(list []netip.Prefix) *Proxies {
+	p := &Proxies{}
+	p.Set(list)
+	return p
+}
+
+// Set replaces the addresses.
+func (p *Proxies) Set(list []netip.Prefix) { p.list.Store(&list) }
+
+// Trusts reports whether an address is one of a proxy.
+func (p *Proxies) Trusts(addr netip.Addr) bool {
+	if p == nil {
+		return false
+	}
+	list := p.list.Load()
+	return list != nil && slices.ContainsFunc(*list, func(in netip.Prefix) bool { return in.Contains(addr) })
+}
+
+// single are the header fields of which a request has at most one: readers that take the
+// first and readers that take the last would see two requests.
+var single = []string{"Authorization", "Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult}
+
+// admit finds out who calls, for those who are let so far. It is for every way in.
+func (s *server) admit(r *http.Request) (*auth.Caller, error) {
+	for _, name := range single {
+		if len(r.Header[name]) > 1 {
+			return nil, fault.New(fault.BadRequest, "%s: given twice", name)
+		}
+	}
+	// A colon that BasicAuth does not find leaves the AppKey empty: no AppKey is named.
+	claimed, _, _ := r.BasicAuth()
+	caller, err := s.cfg.Guard.Admit(claimed, s.clientAddr(r), func() (*auth.Caller, error) { return s.identify(r) })
+	if code := fault.CodeOf(err); code == fault.LockedOut || code == fault.RateLimited {
+		s.cfg.Metrics.authFailure(string(code)) // identify was not asked
+	}
+	return caller, err
+}
