@@ -58,7 +58,9 @@ func (s *Service) Do(ctx context.Context, caller *auth.Caller, calls []Call) err
 	if err := s.cfg.Limits.Take(caller.Name, caller.Limit, caller.From, len(calls)); err != nil {
 		return err
 	}
-	l.activity.Seen(caller.Name, caller.From, len(calls), s.cfg.Now())
+	if l.activity.Seen(caller.Name, caller.From, len(calls), s.cfg.Now()) {
+		l.keepSoon()
+	}
 	all := make([]int, len(calls))
 	for i := range all {
 		all[i] = i

@@ -121,6 +121,11 @@ func (l *loaded) suspend(s Suspension) {
 	l.alert(alert.Alert{
 		Kind: alert.BudgetExceeded, App: s.App, Text: fmt.Sprintf("the decryption of the app %s is suspended: its budget of %s is spent", s.App, s.Why),
 	})
+	l.keepSoon()
+}
+
+// keepSoon has the goroutine that keeps house write what is not in the store.
+func (l *loaded) keepSoon() {
 	select {
 	case l.keep <- struct{}{}:
 	default: // it has been called already

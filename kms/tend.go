@@ -221,10 +221,10 @@ func (s *Service) keepHouse(ctx context.Context, l *loaded) {
 				s.cfg.Log.Error("the counts of operations were not written; they are kept for the next time", "error", err)
 			}
 			l.activity.Look(s.now())
-			if err := s.flushHabits(ctx, l); err != nil && ctx.Err() == nil {
-				s.cfg.Log.Warn("the addresses and hours of apps were not written; they are kept for the next time", "error", err)
-			}
 			next = false
+		}
+		if err := s.flushHabits(ctx, l); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("the addresses and hours of apps were not written; they are kept for the next time", "error", err)
 		}
 		if err := s.flushSuspensions(ctx, l); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Error("the suspension of an app was not written; it holds on this node, and is tried again", "error", err)

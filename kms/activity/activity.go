@@ -67,19 +67,20 @@ func (t *Tracker) of(name string) *app {
 	return grown[name]
 }
 
-// Seen notes a call of so many items.
-func (t *Tracker) Seen(name string, from netip.Addr, items int, now time.Time) {
+// Seen notes a call of so many items, and reports whether it comes from an address that
+// was not known: then there is something to be stored.
+func (t *Tracker) Seen(name string, from netip.Addr, items int, now time.Time) (unknown bool) {
 	a := t.of(name)
 	a.items.Add(int64(items))
 	if !from.IsValid() {
-		return
+		return false
 	}
 	from = limit.Network(from)
 	a.mu.RLock()
 	known := a.profile.knows(from)
 	a.mu.RUnlock()
 	if known {
-		return
+		return false
 	}
 	a.mu.Lock()
 	known = a.profile.knows(from) // by now
@@ -94,6 +95,7 @@ func (t *Tracker) Seen(name string, from netip.Addr, items int, now time.Time) {
 	if !known {
 		t.raise(alert.Alert{Kind: alert.NewAddress, App: name, Address: from.String(), Text: fmt.Sprintf("the app %s calls from %s, from where it never has", name, from)})
 	}
+	return !known
 }
 
 // Apply takes in what the store has of an app.

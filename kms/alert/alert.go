@@ -77,6 +77,7 @@ type Alerts struct {
 
 	mu       sync.Mutex // guards all below
 	told     map[like]time.Time
+	swept    time.Time // when what is over was last taken out of told
 	counts   map[Kind]uint64
 	dropped  uint64
 	failures uint64
@@ -132,7 +133,8 @@ func (a *Alerts) Raise(alert Alert) {
 	if last, ok := a.told[key]; ok && now.Sub(last) < quiet {
 		return
 	}
-	if len(a.told) >= maxQuiet {
+	if len(a.told) >= maxQuiet && now.Sub(a.swept) >= time.Minute {
+		a.swept = now
 		for k, last := range a.told {
 			if now.Sub(last) >= quiet {
 				delete(a.told, k)

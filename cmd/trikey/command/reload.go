@@ -15,7 +15,7 @@ import (
 
 // lookEvery is how often files are looked at for changes. Looking works where notices
 // of the kernel do not: on network file systems, and through the links of mounted secrets.
-const lookEvery = 2 * time.Second
+const lookEvery = time.Second
 
 // reloader reads the configuration and the certificates anew, when it is told to and when
 // a file has changed. What has a fault changes nothing.
@@ -74,18 +74,23 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	r.look()
+	pending := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangup:
 			r.look()
+			pending = false
 			r.reload("SIGHUP")
 		case <-ticker.C:
 			r.gate.guard.Alerts.Audit(r.blocked())
-			if r.look() {
+			// Not while somebody still writes: half a file may look like a whole one.
+			changed := r.look()
+			if pending && !changed {
 				r.reload("a file has changed")
 			}
+			pending = changed
 		}
 	}
 }
