@@ -1,9 +1,11 @@
 package api
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	v1 "github.com/trikey/trikey/api/v1"
@@ -40,6 +42,25 @@ func (p *Proxies) Trusts(addr netip.Addr) bool {
 // first and readers that take the last would see two requests.
 var single = []string{"Authorization", "Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult}
 
+// claimed returns the AppKey that a request names in HTTP Basic; "" when it has no such
+// credentials, and what is no AppKey where there is none. It decodes the AppKey alone,
+// not the secret behind it.
+func claimed(r *http.Request) string {
+	header := r.Header.Get("Authorization")
+	const scheme = "Basic "
+	if len(header) < len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
+		return ""
+	}
+	// The 18 characters of an AppKey, the colon and two more are 28 of base64.
+	var head [21]byte
+	if n := len(scheme) + base64.StdEncoding.EncodedLen(len(head)); len(header) >= n {
+		if _, err := base64.StdEncoding.Decode(head[:], []byte(header[len(scheme):n])); err == nil && head[18] == ':' {
+			return string(head[:18])
+		}
+	}
+	return "?"
+}
+
 // admit finds out who calls, for those who are let so far. It is for every way in.
 func (s *server) admit(r *http.Request) (*auth.Caller, error) {
 	for _, name := range single {
@@ -47,9 +68,7 @@ func (s *server) admit(r *http.Request) (*auth.Caller, error) {
 			return nil, fault.New(fault.BadRequest, "%s: given twice", name)
 		}
 	}
-	// A colon that BasicAuth does not find leaves the AppKey empty: no AppKey is named.
-	claimed, _, _ := r.BasicAuth()
-	caller, err := s.cfg.Guard.Admit(claimed, s.clientAddr(r), func() (*auth.Caller, error) { return s.identify(r) })
+	caller, err := s.cfg.Guard.Admit(claimed(r), s.clientAddr(r), func() (*auth.Caller, error) { return s.identify(r) })
 	if code := fault.CodeOf(err); code == fault.LockedOut || code == fault.RateLimited {
 		s.cfg.Metrics.authFailure(string(code)) // identify was not asked
 	}

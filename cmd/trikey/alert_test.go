@@ -122,7 +122,7 @@ func TestAlerts(t *testing.T) {
 	s.from(2)
 	s.encrypt("7", []byte("x"), context)
 	within(t, "the second address", func() bool { return s.metric(`trikey_alerts_total{kind="new_address"}`) == 2 })
-	s.kill()
+	s.stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.bad) > 0 {
@@ -206,7 +206,9 @@ func TestBudget(t *testing.T) {
 	}
 	suspended("at once")
 	s.refusedStream()
-	within(t, "the suspension is on the disk", func() bool { return strings.Contains(s.ok("app", "show", "im", "-o", "json").out, `"suspended"`) && s.metric(`trikey_alerts_total{kind="budget_exceeded"}`) == 1 })
+	within(t, "the suspension is on the disk", func() bool {
+		return strings.Contains(s.ok("app", "show", "im", "-o", "json").out, `"suspended"`) && s.metric(`trikey_alerts_total{kind="budget_exceeded"}`) == 1
+	})
 	s.kill()
 	s.open()
 	suspended("after kill -9")
