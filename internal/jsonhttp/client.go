@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -84,7 +86,13 @@ func Open(c *http.Client, req *http.Request) (*http.Response, error) {
 	}
 	var p fault.Problem
 	if strings.HasPrefix(res.Header.Get("Content-Type"), fault.MediaType) && json.Unmarshal(body, &p) == nil {
-		return nil, p.Err()
+		err := p.Err()
+		if f := (*fault.Error)(nil); errors.As(err, &f) {
+			if seconds, bad := strconv.Atoi(res.Header.Get("Retry-After")); bad == nil && seconds > 0 {
+				f.RetryAfter = time.Duration(seconds) * time.Second
+			}
+		}
+		return nil, err
 	}
 	return nil, fault.New(fault.Unavailable, "%s answered %s, not as a Trikey service does", req.URL.Host, res.Status)
 }

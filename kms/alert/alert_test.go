@@ -126,3 +126,18 @@ func TestBadWebhooks(t *testing.T) {
 		}
 	}
 }
+
+// TestAudit: a log that is blocked is an alert, and one that is well is none.
+func TestAudit(t *testing.T) {
+	a := alert.New(alert.Config{Log: quietly})
+	defer a.Close()
+	a.Audit(nil)
+	a.Audit(fault.New(fault.Sealed, "sealed"))
+	if n := a.Stats().Raised[alert.AuditBlocked]; n != 0 {
+		t.Errorf("%d alerts of a log that is well", n)
+	}
+	a.Audit(fault.New(fault.AuditBlocked, "no room"))
+	if n := a.Stats().Raised[alert.AuditBlocked]; n != 1 {
+		t.Errorf("%d alerts of a blocked log", n)
+	}
+}

@@ -54,7 +54,7 @@ func Parse(text string) (Budget, error) {
 	}
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		ok := true
+		var ok bool
 		switch name {
 		case "items":
 			b.Items, ok = count(value, maxItems)
@@ -68,8 +68,6 @@ func Parse(text string) (Budget, error) {
 			var err error
 			b.Age, err = life.ParsePeriod(value)
 			ok = err == nil && b.Age > 0
-		default:
-			ok = false
 		}
 		if !ok {
 			return Budget{}, fault.New(fault.BadRequest, "budget: %q is not a part of items=N/day,conversations=N/day,age=30d,old=N/day,field=NAME, or %s", part, None)

@@ -113,8 +113,13 @@ func TestAddressAndKey(t *testing.T) {
 	if l.Arrive(netip.MustParseAddr("2001:db8::ffff")) == nil || l.Arrive(netip.MustParseAddr("2001:db8:0:1::1")) != nil {
 		t.Error("IPv6 is not counted by networks")
 	}
-	if l.TakeKey(7) != nil || l.TakeKey(7) != nil || !errors.Is(l.TakeKey(7), fault.RateLimited) || l.TakeKey(8) != nil {
-		t.Error("keys")
+	for i := range 3 {
+		if err := l.TakeKey(7); errors.Is(err, fault.RateLimited) != (i == 2) {
+			t.Errorf("operation %d of key 7: %v", i+1, err)
+		}
+	}
+	if err := l.TakeKey(8); err != nil {
+		t.Errorf("key 8: %v", err)
 	}
 	if err := (*limit.Limits)(nil).Take("im", nil, here, 1e6); err != nil {
 		t.Error(err)
