@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,8 +34,9 @@ func newServe(o *options) *cobra.Command {
 		Long: `Run the service with the crypto machine in the same process.
 
 It starts sealed: every call is answered with 503 "sealed" until the key cards are
-given (trikey machine unseal). SIGHUP reads the TLS certificate anew; SIGTERM ends the
-service after the calls under way.
+given (trikey machine unseal). TLS certificates, limits, trusted proxies and alerts are
+read anew when their files change, and on SIGHUP; SIGTERM ends the service after the
+calls under way.
 
 Every key of the configuration file can be given as a flag here, and in the
 environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
@@ -55,7 +57,7 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 		if err != nil {
 			return err
 		}
-		return serve(cmd.Context(), cfg)
+		return serve(cmd.Context(), cfg, config.Find(o.config), flags)
 	}
 	return cmd
 }
@@ -65,14 +67,20 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 // collecting the garbage of batches.
 const gcPercent = 400
 
-func serve(ctx context.Context, cfg *config.Config) (err error) {
+// serve runs the service of a configuration, which was read from path with flags.
+func serve(ctx context.Context, cfg *config.Config, path string, flags map[string]string) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	if err := harden.Apply(); err != nil {
 		return err
 	}
-	n, err := newNode(ctx, cfg)
+	g, err := newGate(cfg)
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	n, err := newNode(ctx, cfg, g)
 	if err != nil {
 		return err
 	}
@@ -96,6 +104,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	metrics := api.NewMetrics(n.desk.Status)
 	metrics.CountKeys(n.service)
 	metrics.WatchSecrets(n.service)
+	metrics.CountGuard(g.guard)
 	clients, err := withClients(own.config(), cfg.API.ClientCA)
 	if err != nil {
 		return err
@@ -103,13 +112,13 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	s := &servers{}
 	defer s.close()
 	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
-		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
-	}))
+		Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit,
+	}), g.perAddress)
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
 	if listen := cfg.Machine.Custodians.Listen; listen != "" {
 		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
 	}
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
+	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit, g.guard.Lockout))
 	s.unix("machine", cfg.MachineSocket(), consoleHandler)
 	if s.failed != nil {
 		return s.failed
@@ -123,7 +132,9 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
-	return s.run(ctx, certificates...)
+	return s.run(ctx, &reloader{
+		path: path, flags: flags, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
+	})
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
@@ -181,7 +192,7 @@ func (n *node) startWarm(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// certificate is a listener's, read anew on SIGHUP.
+// certificate is a listener's, read anew when it has changed.
 type certificate struct {
 	section   string // of the configuration
 	cert, key string
@@ -242,8 +253,14 @@ func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tl
 	})
 }
 
-func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler) {
+// tls is a listener over TLS; through says what its connections go through first.
+func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler, through ...func(net.Listener) net.Listener) {
 	l, err := net.Listen("tcp", addr)
+	for _, f := range through {
+		if err == nil {
+			l = f(l)
+		}
+	}
 	s.add(name, l, err, h, cfg)
 }
 
@@ -277,7 +294,7 @@ func (s *servers) unix(name, path string, h http.Handler) {
 const shutdownTime = 15 * time.Second
 
 // run serves until ctx ends or a listener fails.
-func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
+func (s *servers) run(ctx context.Context, r *reloader) error {
 	failed := make(chan error, len(s.starts))
 	for _, start := range s.starts {
 		go func() { failed <- start() }()
@@ -285,22 +302,17 @@ func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-hangup:
-			for _, c := range certificates {
-				if err := c.load(); err != nil {
-					slog.Error("the TLS certificate was not replaced", "section", c.section, "error", err)
-					continue
-				}
-				slog.Info("the TLS certificate was read anew", "section", c.section)
-			}
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			slog.Info("ending, after the calls under way")
-			return s.shutdown()
-		}
+	reloading, stop := context.WithCancel(ctx)
+	var reloader sync.WaitGroup
+	reloader.Go(func() { r.run(reloading, hangup) })
+	defer reloader.Wait()
+	defer stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		slog.Info("ending, after the calls under way")
+		return s.shutdown()
 	}
 }
 

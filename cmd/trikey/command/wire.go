@@ -183,8 +183,9 @@ func newEngine(cfg *config.Config, chip *p11.Chip) hsm.Engine {
 	return soft.New(soft.Config{Chip: chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
 }
 
-// newNode builds the machine and the service over it.
-func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
+// newNode builds the machine and the service over it, which holds callers to what the
+// gate says; a rehearsal has no callers and no gate.
+func newNode(ctx context.Context, cfg *config.Config, g *gate) (n *node, err error) {
 	n = &node{}
 	defer func() {
 		if err != nil {
@@ -201,9 +202,13 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.service = kms.New(kms.Config{
+	service := kms.Config{
 		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward, Tokens: tokens,
-	})
+	}
+	if g != nil {
+		service.Limits, service.Alert, service.UnusualRate = g.guard.Limits, g.guard.Alerts.Raise, &g.unusualRate
+	}
+	n.service = kms.New(service)
 	return n, n.openDesk(ctx, cfg)
 }
 

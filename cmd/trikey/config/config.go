@@ -32,6 +32,8 @@ type Config struct {
 	Store   Store   `yaml:"store"`
 	Audit   Audit   `yaml:"audit"`
 	Tokens  Tokens  `yaml:"tokens"`
+	Limits  Limits  `yaml:"limits"`
+	Alerts  Alerts  `yaml:"alerts"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
@@ -137,6 +139,7 @@ func Default() *Config {
 		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
+		Alerts: Alerts{Failures: 30, Rate: 10},
 	}
 }
 
@@ -147,15 +150,7 @@ var Places = []string{"trikey.yaml", "/etc/trikey/trikey.yaml"}
 // values of flags that were given, by key (api.listen).
 func Load(path string, flags map[string]string) (*Config, error) {
 	c := Default()
-	if path == "" {
-		path = os.Getenv("TRIKEY_CONFIG")
-	}
-	for _, place := range Places {
-		if _, err := os.Stat(place); path == "" && err == nil {
-			path = place
-		}
-	}
-	if path == "" {
+	if path = Find(path); path == "" {
 		return nil, fault.New(fault.BadConfig, "there is no configuration: name one with --config, or make a directory to try with "+
 			"(trikey demo --dir DIR --setup-only)")
 	}
@@ -177,7 +172,7 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := errors.Join(c.Store.check(), c.Audit.check()); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -277,7 +272,7 @@ func (c *Config) resolve(dir string) error {
 	paths := []*string{
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
-		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile,
 	}
 	for i := range c.Audit.Ship {
 		paths = append(paths, &c.Audit.Ship[i].File, &c.Audit.Ship[i].CA, &c.Audit.Ship[i].Syslog)
