@@ -278,6 +278,17 @@ func (m *Machine) Status(ctx context.Context) (hsm.Status, error) {
 	return statusFrom(a), faultFrom(a.GetFault())
 }
 
+// Reset breaks the connection and makes another: calls under way fail with
+// fault.Unavailable.
+func (m *Machine) Reset() {
+	m.mu.Lock()
+	l := m.link
+	m.mu.Unlock()
+	if l != nil {
+		l.cancel()
+	}
+}
+
 // Close ends the connection. The machine stays as it is.
 func (m *Machine) Close() error {
 	m.stop()
