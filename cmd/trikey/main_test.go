@@ -82,7 +82,8 @@ type site struct {
 	serve  *exec.Cmd
 	exited chan struct{} // closed when serve has ended
 	log    *bytes.Buffer
-	key    string // of the app that createApp made
+	verb   []string // that runs it; serve when nil
+	key    string   // of the app that createApp made
 	secret string
 }
 
@@ -126,7 +127,11 @@ func (s *site) start(env ...string) {
 func (s *site) startBinary(binary string, env ...string) {
 	s.t.Helper()
 	s.log.Reset()
-	s.serve = exec.CommandContext(s.t.Context(), binary, "serve", "--config", s.path("trikey.yaml"))
+	verb := s.verb
+	if verb == nil {
+		verb = []string{"serve"}
+	}
+	s.serve = exec.CommandContext(s.t.Context(), binary, append(verb, "--config", s.path("trikey.yaml"))...)
 	s.serve.Env = append(os.Environ(), env...)
 	s.serve.Stderr = s.log
 	if err := s.serve.Start(); err != nil {

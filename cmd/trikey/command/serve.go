@@ -30,7 +30,8 @@ func newServe(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service with its crypto machine",
-		Long: `Run the service with the crypto machine in the same process.
+		Long: `Run the service, with the crypto machine in the same process, or with those that
+machines of its configuration names (trikey machine serve).
 
 It starts sealed: every call is answered with 503 "sealed" until the key cards are
 given (trikey machine unseal). SIGHUP reads the TLS certificate anew; SIGTERM ends the
@@ -40,24 +41,33 @@ Every key of the configuration file can be given as a flag here, and in the
 environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 		Args: cobra.NoArgs,
 	}
+	read := configFlags(cmd, o)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := read()
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), cfg, read)
+	}
+	return cmd
+}
+
+// configFlags gives a command every key of the configuration as a flag. It returns what
+// reads the configuration with them, as often as it is called.
+func configFlags(cmd *cobra.Command, o *options) func() (*config.Config, error) {
 	values := map[config.Key]*string{}
 	for _, k := range config.Keys() {
 		values[k] = cmd.Flags().String(k.Flag(), "", k.Env())
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	return func() (*config.Config, error) {
 		flags := map[string]string{}
 		for k, v := range values {
 			if cmd.Flags().Changed(k.Flag()) {
 				flags[string(k)] = *v
 			}
 		}
-		cfg, err := o.load(flags)
-		if err != nil {
-			return err
-		}
-		return serve(cmd.Context(), cfg)
+		return o.load(flags)
 	}
-	return cmd
 }
 
 // gcPercent lets the heap grow to five times what lives before it is collected, unless
@@ -65,7 +75,7 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 // collecting the garbage of batches.
 const gcPercent = 400
 
-func serve(ctx context.Context, cfg *config.Config) (err error) {
+func serve(ctx context.Context, cfg *config.Config, reread func() (*config.Config, error)) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -89,28 +99,38 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 		}
 		certificates = append(certificates, another)
 	}
-	consoleHandler, err := console.Handler(n.console)
-	if err != nil {
-		return err
-	}
-	metrics := api.NewMetrics(n.desk.Status)
+	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
 	s := &servers{}
 	defer s.close()
+	if n.pool != nil {
+		metrics.CountMachines(n.machines)
+		s.hangup = func(ctx context.Context) error { return n.changeMachines(ctx, reread) }
+	} else {
+		consoleHandler, err := console.Handler(n.console)
+		if err != nil {
+			return err
+		}
+		s.unix("machine", cfg.MachineSocket(), consoleHandler)
+		if listen := cfg.Machine.Custodians.Listen; listen != "" {
+			s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+		}
+	}
 	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
 	}))
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
-	}
 	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
-	s.unix("machine", cfg.MachineSocket(), consoleHandler)
 	if s.failed != nil {
 		return s.failed
 	}
 	n.recordService("start", map[string]string{"version": version})
 	defer n.recordService("stop", nil)
+	if n.pool != nil {
+		n.followMachines()
+		slog.Info("trikey is running", "version", version, "machines", cfg.Machines, "api", cfg.API.Listen, "ops", cfg.Ops.Listen)
+		return s.run(ctx, certificates...)
+	}
 	n.startWarm(ctx, cfg)
 	status, err := n.desk.Status(ctx)
 	if err != nil {
@@ -215,11 +235,18 @@ type servers struct {
 	all    []*http.Server
 	starts []func() error
 	failed error
+
+	hangup func(context.Context) error // what SIGHUP does besides reading certificates; nil: nothing
+	drain  func(context.Context) error // what comes before the end; nil: nothing
+}
+
+func (s *servers) fail(name string, err error) {
+	s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
 }
 
 func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tlsConfig *tls.Config) {
 	if err != nil {
-		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
+		s.fail(name, err)
 		return
 	}
 	server := &http.Server{
@@ -290,6 +317,11 @@ func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
 				}
 				slog.Info("the TLS certificate was read anew", "section", c.section)
 			}
+			if s.hangup != nil {
+				if err := s.hangup(ctx); err != nil {
+					slog.Error("the configuration was not read anew", "error", err)
+				}
+			}
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
@@ -303,6 +335,9 @@ func (s *servers) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	var failed error
+	if s.drain != nil {
+		failed = s.drain(ctx)
+	}
 	for _, server := range s.all {
 		failed = errors.Join(failed, server.Shutdown(ctx))
 	}
