@@ -41,10 +41,10 @@ type Server struct {
 	cfg      ServerConfig
 	draining chan struct{} // closed by Drain
 
-	mu       sync.Mutex // guards all below
-	drained  bool
-	closed   bool
-	servers  []*grpc.Server
+	mu      sync.Mutex // guards all below
+	drained bool
+	closed  bool
+	servers []*grpc.Server
 
 	serving   sync.WaitGroup // calls of Serve
 	sessions  sync.WaitGroup // streams that are open

@@ -300,7 +300,9 @@ func (n *node) Sign(ctx context.Context, statement string, message []byte) (hsm.
 }
 
 // AuditKey is that of audit.Signer.
-func (n *node) AuditKey(ctx context.Context) (ed25519.PublicKey, error) { return n.signer.PublicKey(ctx) }
+func (n *node) AuditKey(ctx context.Context) (ed25519.PublicKey, error) {
+	return n.signer.PublicKey(ctx)
+}
 
 // SignAudit is that of audit.Signer. The first line of a checkpoint is the context of the
 // signature: nothing else that the machine signs is of that context.

@@ -35,7 +35,7 @@ type Config struct {
 	Machines []string `yaml:"machines,omitempty"` // crypto machines that run apart; none: the one in this process
 	Link     Link     `yaml:"link"`               // to them
 
-	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
+	CA string `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
 // API is the data plane.
