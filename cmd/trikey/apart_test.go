@@ -412,3 +412,66 @@ func (s *site) holdsNoStore() {
 		s.t.Error("a machine has an admin socket")
 	}
 }
+
+// TestApartRotate: what docs/operations.md says of ceremonies that change the key store:
+// they are conducted with one machine and the store in one process, and the other machines
+// adopt the record.
+func TestApartRotate(t *testing.T) {
+	t.Parallel()
+	a := newApart(t, 2)
+	a.serveAll()
+	sealed := a.encrypt("7", []byte("text"), nil)
+	a.kill()
+	first, second := a.machines[0], a.machines[1]
+	before := first.path("before.json")
+	if err := os.Rename(first.recordFile(), before); err != nil {
+		t.Fatal(err)
+	}
+	first.kill()
+	second.kill()
+	move := func(from, to *site) {
+		raw, err := os.ReadFile(from.path("data", "store.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.write(to.path("data", "store.db"), raw)
+	}
+	move(a.site, first)
+	first.verb = nil
+	first.open()
+	first.ok(append([]string{"machine", "rotate-root"}, first.pins("1", "2", "3")...)...)
+	first.kill()
+	move(first, a.site)
+	if err := os.Remove(first.path("data", "store.db")); err != nil {
+		t.Fatal(err)
+	}
+	first.verb = second.verb
+	for _, bad := range []struct{ record, kcv, says string }{
+		{first.recordFile(), "cmac-aes:000000", "compare with the machine"},
+		{first.path("trikey.yaml"), first.recordKCV(), "not a machine's record"},
+	} {
+		if r := second.run("machine", "adopt", "--record", bad.record, "--kcv", bad.kcv); r.code != 6 || !strings.Contains(r.err, bad.says) {
+			t.Errorf("adopt %+v: %+v", bad, r)
+		}
+	}
+	second.ok("machine", "adopt", "--record", first.recordFile(), "--kcv", first.recordKCV())
+	var old struct {
+		KCV string `json:"kcv"`
+	}
+	raw, err := os.ReadFile(before)
+	if err != nil || json.Unmarshal(raw, &old) != nil {
+		t.Fatal(err)
+	}
+	if r := second.run("machine", "adopt", "--record", before, "--kcv", old.KCV); r.code == 0 || !strings.Contains(r.err, "older") {
+		t.Errorf("an older record was adopted: %+v", r)
+	}
+	a.openMachine(1)
+	a.openMachine(0)
+	a.start()
+	within(t, "the service is ready", func() bool { _, ready := a.ready(); return ready == 200 })
+	if !a.decrypts(sealed, "dGV4dA==") {
+		t.Error("a ciphertext of before does not open")
+	}
+	within(t, "both machines serve", func() bool { return a.up() == 2 })
+	a.ok("audit", "verify")
+}
