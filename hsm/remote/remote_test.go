@@ -6,12 +6,14 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/hsm/hsmtest"
 	"github.com/trikey/trikey/hsm/remote"
 	"github.com/trikey/trikey/internal/fault"
@@ -295,5 +297,19 @@ func TestCertificates(t *testing.T) {
 	}
 	if _, err := remote.Dial(remote.Config{Address: l.Addr().String()}); !errors.Is(err, fault.BadConfig) {
 		t.Errorf("without a certificate: %v", err)
+	}
+}
+
+// A key that is wrapped for another region is refused over the wire as it is here.
+func TestOtherRegion(t *testing.T) {
+	m, _ := overUnix(t, remote.ServerConfig{Machine: hsmtest.Open(t)})
+	made, err := m.GenerateKey(t.Context(), hsm.Binding{Index: 7, Version: 1, Algorithm: alg.AES256GCM, Purpose: hsm.PurposeSeal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := strings.Replace(string(made.Wrapped), hsmtest.Region, strings.ToUpper(hsmtest.Region), 1)
+	ops := []hsm.Op{{Kind: hsm.Encrypt, Key: hsm.WrappedKey(elsewhere), Input: []byte("x")}}
+	if err := m.Do(t.Context(), ops); err != nil || !errors.Is(ops[0].Err, fault.WrongRegion) {
+		t.Errorf("%v, %v", err, ops[0].Err)
 	}
 }
