@@ -29,7 +29,7 @@ type member struct {
 	state    atomic.Pointer[state]
 	paused   atomic.Int64 // Unix nanoseconds until when it is left alone
 
-	pause time.Duration // the last one; of the watcher
+	pause time.Duration // the last one; the pool's mu guards it
 }
 
 // state is how a member was found.
@@ -176,9 +176,10 @@ func (p *Pool) note(m *member, err error) {
 	if m.state.Load().since.Add(10 * m.pause).Before(p.cfg.Now()) {
 		m.pause = 0 // it did well for long
 	}
-	m.pause = min(lastPause, max(firstPause, 2*m.pause))
-	m.paused.Store(p.cfg.Now().Add(m.pause).UnixNano())
+	pause := min(lastPause, max(firstPause, 2*m.pause))
+	m.pause = pause
+	m.paused.Store(p.cfg.Now().Add(pause).UnixNano())
 	p.mu.Unlock()
 	p.tell(m, m.state.Load().status, fault.Wrap(fault.CodeOf(err), err, "the crypto machine %s failed %d calls in a row and is left alone for %s",
-		m.address, maxFailures, m.pause))
+		m.address, maxFailures, pause))
 }
