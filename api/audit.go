@@ -73,7 +73,7 @@ func (s *server) record(op string, r *request, err error) error {
 		if chi.URLParam(r.Request, "key") != "" {
 			event.Key = s.describe(&kms.Call{Key: r.key()}).key
 		}
-		event.Items, event.Outcome = r.items, audit.Outcome(err)
+		event.Items, event.Outcome, event.Details = r.items, audit.Outcome(err), r.details
 		return s.cfg.Audit.Operation(event)
 	case len(r.calls) == 1:
 		s.describe(&r.calls[0]).fill(&event)
@@ -134,8 +134,8 @@ func (s *server) recordFailure(op string, r *request, err error) error {
 	e := audit.Event{Op: op, Address: s.clientAddr(r.Request).String(), Outcome: string(code)}
 	if r.caller != nil {
 		e.Actor = r.caller.Name
-	} else if claimed, _, ok := r.BasicAuth(); ok && appKeyForm.MatchString(claimed) {
-		e.Actor = claimed
+	} else if name := claimed(r.Request); appKeyForm.MatchString(name) {
+		e.Actor = name
 	}
 	if failed := s.cfg.Audit.Failure(e); failed != nil {
 		return failed

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/trikey/trikey/api"
 	"github.com/trikey/trikey/hsm"
@@ -21,6 +20,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/policy"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // caller is an app and the handler that it calls.
@@ -40,7 +40,7 @@ func newCaller(t testing.TB) *caller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	service := kms.New(kms.Config{Machine: machine, Store: store})
+	service := kms.New(kms.Config{Machine: machine, Store: store, Tokens: token.Config{Issuer: "https://keys.example.com"}})
 	t.Cleanup(func() { _ = service.Close() })
 	if err := service.Load(t.Context()); err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func newCaller(t testing.TB) *caller {
 		t.Fatal(err)
 	}
 	// 192.0.2.1 is where httptest's requests come from.
-	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32")}, grants, time.Now())
+	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32")}, grants, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,9 @@ import (
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lease"
+	"github.com/trikey/trikey/kms/nonce"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // Config is what a service needs.
@@ -49,6 +51,8 @@ type Config struct {
 
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
+
+	Tokens token.Config // without an issuer there are no tokens
 
 	// TendEvery is how often the service looks what is due of keys, and writes the
 	// counts of operations; one minute when zero.
@@ -77,6 +81,8 @@ type loaded struct {
 	keys   *keyIndex
 	apps   *auth.Apps
 	ranges ranges
+	tokens *token.Authority
+	nonces *nonce.Ledger
 	stop   context.CancelFunc // ends the watch and the steward
 	done   chan struct{}      // closed when the watch has ended
 	left   chan struct{}      // closed when the steward has
@@ -101,6 +107,7 @@ func New(cfg Config) *Service {
 	if cfg.TendEvery == 0 {
 		cfg.TendEvery = time.Minute
 	}
+	cfg.Tokens = cfg.Tokens.Filled()
 	s := &Service{
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
@@ -146,20 +153,27 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
-	l.apps = auth.New(s.keep, l.keys.grantable)
+	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
+	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from := int64(math.MaxInt64)
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}, {token.Prefix, l.tokens.Apply}} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
 		}
 		from = min(from, revision)
 	}
+	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
+	used, err := l.nonces.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
+	s.followers.Go(func() { l.nonces.Run(follow, used, s.cfg.StoreCheck) })
 	s.followers.Go(func() { s.follow(follow, l, from) })
 	s.followers.Go(func() {
 		defer close(l.left)
@@ -175,6 +189,8 @@ func (l *loaded) apply(e record.Event) error {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
 		apply, remove = l.apps.Apply, l.apps.Remove
+	case strings.HasPrefix(e.Name, token.Prefix):
+		apply, remove = l.tokens.Apply, l.tokens.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
 	case e.Name == rangesRecord && !e.Deleted:
@@ -260,6 +276,16 @@ func (s *Service) serving() (*loaded, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.loaded, s.why
+}
+
+// ClaimNonce uses a nonce of an app, which on all nodes nobody can use again for ten
+// minutes: kms/nonce.
+func (s *Service) ClaimNonce(ctx context.Context, appKey, value string) error {
+	l, err := s.serving()
+	if err != nil {
+		return err
+	}
+	return l.nonces.Claim(ctx, appKey, value)
 }
 
 // Apps returns the registry of apps.

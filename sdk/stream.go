@@ -83,9 +83,14 @@ func (c *Client) stream(ctx context.Context, direction string, r StreamRequest, 
 	if err != nil {
 		return nil, err
 	}
-	header.Set("Authorization", c.authorization)
+	if c.signs {
+		return nil, errUnsigned
+	}
 	// Whoever shall take the stream must be there, and know the key and us.
 	if _, err := c.Key(ctx, r.Key); err != nil {
+		return nil, err
+	}
+	if _, err := c.authorize(ctx, header); err != nil {
 		return nil, err
 	}
 	address := c.addresses[c.preferred.Load()]

@@ -16,6 +16,7 @@ import (
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/identity"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // followEvery is how often a service looks whether the machines that run apart are open.
@@ -23,7 +24,7 @@ const followEvery = 250 * time.Millisecond
 
 // openApart builds a service whose crypto machines run apart: it has neither chip nor
 // console.
-func (n *node) openApart(ctx context.Context, cfg *config.Config) (err error) {
+func (n *node) openApart(ctx context.Context, cfg *config.Config, tokens token.Config) (err error) {
 	if err := n.takeDir(cfg); err != nil {
 		return err
 	}
@@ -40,7 +41,7 @@ func (n *node) openApart(ctx context.Context, cfg *config.Config) (err error) {
 	if n.signer, err = identity.Open(ctx, n.pool, cfg.Data, slog.Default()); err != nil {
 		return err
 	}
-	n.newService()
+	n.newService(tokens)
 	return n.openAudit(ctx, cfg)
 }
 

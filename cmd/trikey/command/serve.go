@@ -101,6 +101,11 @@ func serve(ctx context.Context, cfg *config.Config, reread func() (*config.Confi
 	}
 	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
+	metrics.WatchSecrets(n.service)
+	clients, err := withClients(own.config(), cfg.API.ClientCA)
+	if err != nil {
+		return err
+	}
 	s := &servers{}
 	defer s.close()
 	if n.pool != nil {
@@ -116,7 +121,7 @@ func serve(ctx context.Context, cfg *config.Config, reread func() (*config.Confi
 			s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
 		}
 	}
-	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
+	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
 	}))
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))

@@ -28,6 +28,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // node is everything that one process has: this file alone knows which
@@ -227,8 +228,12 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	tokens, err := newTokens(cfg)
+	if err != nil {
+		return n, err
+	}
 	if len(cfg.Machines) > 0 {
-		return n, n.openApart(ctx, cfg)
+		return n, n.openApart(ctx, cfg, tokens)
 	}
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
@@ -236,14 +241,21 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.newService()
+	n.newService(tokens)
 	return n, n.openDesk(ctx, cfg)
 }
 
-func (n *node) newService() {
+func (n *node) newService(tokens token.Config) {
 	n.service = kms.New(kms.Config{
-		Machine: n.machine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+		Machine: n.machine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward, Tokens: tokens,
 	})
+}
+
+// newTokens says how tokens are issued.
+func newTokens(cfg *config.Config) (token.Config, error) {
+	c := cfg.Tokens
+	t := token.Config{Issuer: cfg.TokenIssuer(), Audience: c.Audience, Key: c.Key, AppTTL: c.AppTTL, UserTTL: c.UserTTL, AdminTTL: c.AdminTTL}.Filled()
+	return t, t.Check()
 }
 
 // openStore opens the store that a configuration names; path is that of a file.
