@@ -24,7 +24,8 @@ import (
 func managed(log *audit.Log) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodGet || r.Method == http.MethodHead || log == nil {
+			reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+			if reads || log == nil || accesses[r.Method+" "+routeOf(r)].open { // who logs in is recorded by how that ended
 				next.ServeHTTP(w, r)
 				return
 			}
@@ -60,8 +61,11 @@ func routeOf(r *http.Request) string {
 	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, r.URL.Path) {
 		return route.RoutePattern()
 	}
-	return "unknown"
+	return noRoute
 }
+
+// noRoute stands for a path that the service does not have.
+const noRoute = "unknown"
 
 func addressOf(r *http.Request) string {
 	if addr := remoteAddr(r.RemoteAddr); addr.IsValid() {
@@ -73,7 +77,7 @@ func addressOf(r *http.Request) string {
 // told are the members of requests that are recorded. Any other may be a secret.
 var told = map[string]bool{
 	"index": true, "name": true, "algorithm": true, "allow_ip": true, "deny_ip": true, "grants": true, "grant": true, "revoke": true, "disabled": true,
-	"app": true, "range": true, "remove": true, "owner": true, "why": true, "days": true, "version": true, "rotate": true, "rotate_after": true,
+	"role": true, "app": true, "range": true, "remove": true, "owner": true, "why": true, "days": true, "version": true, "rotate": true, "rotate_after": true,
 	"retain": true, "require_context": true, "strict_context": true, "pre_active": true, "purpose": true, "exportable": true, "publish": true,
 }
 
@@ -86,6 +90,9 @@ func details(r *http.Request, body []byte) map[string]string {
 		for i, name := range route.URLParams.Keys {
 			out[name] = clip(route.URLParams.Values[i])
 		}
+	}
+	if g := grantOf(r.Context()); g != nil {
+		out["approval"], out["approved_by"] = g.id, g.approver
 	}
 	var in map[string]jsontext.Value
 	if json.Unmarshal(body, &in) == nil {
@@ -121,6 +128,9 @@ func (a *answer) WriteHeader(status int) { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 func (a *answer) outcome() string {
+	if a.status == http.StatusAccepted {
+		return outcomeWaits
+	}
 	if a.status < http.StatusBadRequest {
 		return audit.OK
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lease"
+	"github.com/trikey/trikey/kms/people"
 	"github.com/trikey/trikey/kms/record"
 )
 
@@ -65,6 +66,7 @@ type Service struct {
 	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
 	health health
+	people *people.Registry
 
 	mu     sync.RWMutex       // guards all below
 	loaded *loaded            // nil until Load
@@ -105,6 +107,7 @@ func New(cfg Config) *Service {
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
 	}
+	s.people = people.New(s.keep, cfg.Now)
 	s.health.start(s)
 	return s
 }
@@ -205,6 +208,7 @@ func (s *Service) Unload() {
 		<-l.left
 		l.apps.Wipe()
 	}
+	s.people.EndAll()
 }
 
 // Close ends the service. The store and the machine stay their openers'.

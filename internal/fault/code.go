@@ -35,6 +35,13 @@ const (
 	AuditBlocked        Code = "audit_blocked"
 )
 
+// Codes of the admin API.
+const (
+	LockedOut        Code = "locked_out"
+	StepUpRequired   Code = "step_up_required"
+	ApprovalRequired Code = "approval_required"
+)
+
 // Codes of the machine's console: cards, PINs, ceremonies.
 const (
 	MachineBlank       Code = "machine_blank"
@@ -119,6 +126,10 @@ var kinds = map[Code]kind{
 	Conflict:            {"It conflicts with what exists", http.StatusConflict, ExitFailed, false},
 	AuditBlocked:        {"The audit log cannot be written", http.StatusServiceUnavailable, ExitUnavailable, true},
 	Internal:            {"The service failed", http.StatusInternalServerError, ExitFailed, false},
+
+	LockedOut:        {"Too many failed tries", http.StatusTooManyRequests, ExitRefused, true},
+	StepUpRequired:   {"A code must be given for this", http.StatusForbidden, ExitRefused, false},
+	ApprovalRequired: {"Another person must approve this", http.StatusForbidden, ExitRefused, false},
 
 	MachineBlank:       {"The machine is blank", http.StatusConflict, ExitUnavailable, false},
 	MachineInitialised: {"The machine is initialised already", http.StatusConflict, ExitFailed, false},

@@ -81,13 +81,19 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	certificates := []*certificate{own}
+	certificates, custodiansCert := []*certificate{own}, own
 	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		another, err := newCertificate("machine.custodians", c.Cert, c.Key)
-		if err != nil {
+		if custodiansCert, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
 			return err
 		}
-		certificates = append(certificates, another)
+		certificates = append(certificates, custodiansCert)
+	}
+	adminCert := own
+	if c := cfg.Admin; c.Listen != "" && c.Cert != "" {
+		if adminCert, err = newCertificate("admin", c.Cert, c.Key); err != nil {
+			return err
+		}
+		certificates = append(certificates, adminCert)
 	}
 	consoleHandler, err := console.Handler(n.console)
 	if err != nil {
@@ -102,9 +108,9 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	}))
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
 	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+		s.custodians(listen, custodiansCert, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
 	}
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
+	n.doors(s, cfg.Admin, cfg.AdminSocket(), adminCert)
 	s.unix("machine", cfg.MachineSocket(), consoleHandler)
 	if s.failed != nil {
 		return s.failed
@@ -116,9 +122,19 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
 	return s.run(ctx, certificates...)
+}
+
+// doors opens the two ways in to the admin API: the socket, and the listener for people.
+func (n *node) doors(s *servers, cfg config.Admin, socket string, c *certificate) {
+	way := api.Door{Local: api.LocalUse(cfg.Local), Approval: api.ApprovalMode(cfg.Approval), RequestLife: cfg.RequestLife}
+	s.unix("admin", socket, api.NewAdmin(n.service, n.audit, way))
+	if cfg.Listen != "" {
+		way.Remote = true
+		s.tls("admin", cfg.Listen, c.config(), api.NewAdmin(n.service, n.audit, way))
+	}
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
