@@ -53,13 +53,15 @@ func (d *door) gate(a admin) func(http.Handler) http.Handler {
 	}
 }
 
-// ask stores a request that needs approval; it returns nil for one that needs none.
+// ask stores a request that needs approval; it returns nil for one that needs none. What
+// would need it if there were somebody to approve needs a code of a short time ago.
 func (d *door) ask(w http.ResponseWriter, r *http.Request, a admin) (*approval.Request, error) {
 	rule := accesses[r.Method+" "+routeOf(r)]
 	if rule.approve == nil || grantOf(r.Context()) != nil {
 		return nil, nil
 	}
-	if needed, err := d.approves(r); !needed {
+	needed, err := d.approves(r)
+	if err != nil || !needed && !d.Remote {
 		return nil, err
 	}
 	buf := jsonhttp.Buffer()
@@ -70,14 +72,21 @@ func (d *door) ask(w http.ResponseWriter, r *http.Request, a admin) (*approval.R
 	body := bytes.Clone(buf.Bytes())
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	what, err := rule.approve(a, matched(r), body)
-	if what == "" {
+	s, person := sessionOf(r.Context())
+	switch {
+	case what == "" && !needed:
+		return nil, nil // what is wrong with it the handler says
+	case what == "":
 		return nil, err
+	case person && !s.Fresh():
+		return nil, errStepUp
+	case !needed:
+		return nil, nil
 	}
 	desk, err := a.service.Approvals()
 	if err != nil {
 		return nil, err
 	}
-	s, _ := sessionOf(r.Context())
 	asked, err := desk.Ask(r.Context(), approval.Request{
 		What: what, Method: r.Method, Path: r.URL.EscapedPath(), Body: body, By: string(actor(r)), Person: s.Name,
 	}, d.RequestLife)
@@ -107,7 +116,7 @@ func (d *door) approves(r *http.Request) (bool, error) {
 func matched(r *http.Request) *http.Request {
 	route := chi.NewRouteContext()
 	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil {
-		c.Routes.Match(route, r.Method, r.URL.Path)
+		c.Routes.Match(route, r.Method, pathOf(r))
 	}
 	return r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, route))
 }

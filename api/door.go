@@ -120,10 +120,12 @@ func (d *door) admit(r *http.Request, route string) (context.Context, error) {
 	case !ruled || !slices.Contains(rule.roles, s.Role):
 		return ctx, fault.New(fault.Forbidden, "this is not for the role %s", s.Role)
 	case rule.stepUp && !s.Fresh():
-		return ctx, fault.New(fault.StepUpRequired, "this needs a code of the last %s; give one (trikey login --step-up)", people.StepUpLife)
+		return ctx, errStepUp
 	}
 	return ctx, nil
 }
+
+var errStepUp = fault.New(fault.StepUpRequired, "this needs a code of the last %s; give one (trikey login --step-up)", people.StepUpLife)
 
 // admitLocal reports why the socket does not serve a route.
 func (d *door) admitLocal(ctx context.Context, route string, rule access) error {

@@ -96,6 +96,14 @@ func TestStepUp(t *testing.T) {
 	clock.Add(5 * 60)
 	want("apps", map[string]any{"name": "im2"}, 403, "step_up_required")
 	want("keys", map[string]any{"index": 7, "name": "chat"}, 200, "")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, server.URL+"/admin/v1/apps/im", bytes.NewReader([]byte(`{"allow_ip":"::/0"}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	if res, err := server.Client().Do(req); err != nil || res.StatusCode != http.StatusForbidden || res.Body.Close() != nil {
+		t.Errorf("an address without a code: %v, %v", res, err)
+	}
 	want("session/step-up", map[string]any{"code": "000000"}, 401, "unauthorized")
 	want("session/step-up", map[string]any{"code": code()}, 200, "")
 	want("session/step-up", map[string]any{"code": code()}, 401, "unauthorized") // once

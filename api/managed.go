@@ -58,10 +58,19 @@ func managed(log *audit.Log) func(http.Handler) http.Handler {
 // routeOf is the path as the service knows it.
 func routeOf(r *http.Request) string {
 	route := chi.NewRouteContext()
-	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, r.URL.Path) {
+	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, pathOf(r)) {
 		return route.RoutePattern()
 	}
 	return noRoute
+}
+
+// pathOf is the path that the router goes by. What looks for a route goes by the same, or a
+// path with an escaped slash would be one route here and another there.
+func pathOf(r *http.Request) string {
+	if r.URL.RawPath != "" {
+		return r.URL.RawPath
+	}
+	return r.URL.Path
 }
 
 // noRoute stands for a path that the service does not have.
@@ -86,7 +95,7 @@ var told = map[string]bool{
 func details(r *http.Request, body []byte) map[string]string {
 	out := map[string]string{}
 	route := chi.NewRouteContext()
-	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, r.URL.Path) {
+	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, pathOf(r)) {
 		for i, name := range route.URLParams.Keys {
 			out[name] = clip(route.URLParams.Values[i])
 		}

@@ -29,30 +29,28 @@ func entry[In, Out any](f func(r *http.Request, in In) (Out, error)) http.Handle
 	}
 }
 
-// entered records that somebody was let in, or not. Without the record nobody is.
-func (a admin) entered(r *http.Request, op, name string, p people.Person, err error) error {
+// entered records that somebody was let in, or not. Without the record nobody is. A name
+// that nobody has is not recorded: it may be a password in the wrong place.
+func (a admin) entered(r *http.Request, op, name string, registry *people.Registry, err error) error {
 	e := audit.Event{Op: op, Address: addressOf(r), Outcome: audit.Outcome(err)}
-	switch code := fault.CodeOf(err); code {
+	if p, unknown := registry.Find(r.Context(), name); unknown == nil {
+		e.Actor = p.Actor()
+	}
+	switch fault.CodeOf(err) {
 	case "":
-		e.Kind, e.Actor = audit.Admin, p.Actor()
+		e.Kind = audit.Admin
 		_, err := a.log.Record(e)
 		return err
 	case fault.Unauthorized, fault.LockedOut:
-		e.Actor = "person:" + clip(name)
-		if len(name) > maxName {
-			e.Actor = "" // whatever it is, it is no name
-		}
 		return errors.Join(a.log.Failure(e), err)
 	}
 	return err
 }
 
-// maxName is how long a name can be.
-const maxName = 64
-
 func fromOf(r *http.Request) netip.Addr { return remoteAddr(r.RemoteAddr) }
 
 func (a admin) login(r *http.Request, in v1.Login) (v1.Session, error) {
+	defer clear(in.Password)
 	registry, err := a.service.People()
 	if err != nil {
 		return v1.Session{}, err
@@ -64,7 +62,7 @@ func (a admin) login(r *http.Request, in v1.Login) (v1.Session, error) {
 	defer password.Wipe()
 	token, s, err := registry.Login(r.Context(), in.Name, password, in.Code, fromOf(r))
 	loggedIn := err == nil
-	if err := a.entered(r, "login", in.Name, s.Person, err); err != nil {
+	if err := a.entered(r, "login", in.Name, registry, err); err != nil {
 		if loggedIn {
 			registry.End(s)
 		}
@@ -80,6 +78,7 @@ func sessionAnswer(s people.Session) v1.Session {
 }
 
 func (a admin) enrol(r *http.Request, in v1.Enrol) (v1.Enrolled, error) {
+	defer clear(in.Password)
 	registry, err := a.service.People()
 	if err != nil {
 		return v1.Enrolled{}, err
@@ -90,11 +89,7 @@ func (a admin) enrol(r *http.Request, in v1.Enrol) (v1.Enrolled, error) {
 	}
 	defer password.Wipe()
 	uri, err := registry.Enrol(r.Context(), in.Name, in.Halves, password, fromOf(r))
-	var p people.Person
-	if err == nil {
-		p, err = registry.Find(r.Context(), in.Name)
-	}
-	return v1.Enrolled{URI: uri}, a.entered(r, "enrol", in.Name, p, err)
+	return v1.Enrolled{URI: uri}, a.entered(r, "enrol", in.Name, registry, err)
 }
 
 // own returns the session of the request. The routes that ask are not on the socket.
@@ -130,6 +125,8 @@ func (a admin) stepUp(r *http.Request, in v1.StepUp) (v1.Session, error) {
 }
 
 func (a admin) changePassword(r *http.Request, in v1.NewPassword) (jsonhttp.None, error) {
+	defer clear(in.Old)
+	defer clear(in.New)
 	s, registry, err := a.own(r)
 	if err != nil {
 		return jsonhttp.None{}, err

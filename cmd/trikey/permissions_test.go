@@ -126,6 +126,8 @@ func TestPermissions(t *testing.T) {
 			}
 		}
 	}
+	// A path is not one route for the rules and another for the router.
+	o.wantError(o.admin(tokens["u"], "POST", "/admin/v1/keys/a%2Fb/schedule-destroy", nil), 403, "forbidden")
 	// And the data plane takes no person's session.
 	for _, route := range routes(t, api.New(api.Config{}).(chi.Routes)) {
 		method, path, _ := strings.Cut(route, " ")
