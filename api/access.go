@@ -63,6 +63,12 @@ var accesses = map[string]access{
 	"PATCH /admin/v1/apps/{app}":                 {roles: admins, approve: approveApp},
 	"POST /admin/v1/apps/{app}/rotate-secret":    {roles: admins, stepUp: true},
 
+	"POST /admin/v1/tokens/inspect":       {roles: everybody},
+	"POST /admin/v1/tokens/revoke":        {roles: approvers},
+	"POST /admin/v1/tokens/revoke-app":    {roles: approvers},
+	"POST /admin/v1/tokens/revoke-user":   {roles: approvers},
+	"POST /admin/v1/tokens/revoke-person": {roles: approvers},
+
 	"POST /admin/v1/login":            {open: true, person: true},
 	"POST /admin/v1/enrol":            {open: true, person: true},
 	"GET /admin/v1/session":           {roles: everybody, person: true},

@@ -56,6 +56,11 @@ var permissions = map[string]string{
 	"POST /admin/v1/session/logout":              "aou",
 	"POST /admin/v1/session/password":            "aou",
 	"POST /admin/v1/session/step-up":             "aou",
+	"POST /admin/v1/tokens/inspect":              "aou",
+	"POST /admin/v1/tokens/revoke":               "ao",
+	"POST /admin/v1/tokens/revoke-app":           "ao",
+	"POST /admin/v1/tokens/revoke-person":        "ao",
+	"POST /admin/v1/tokens/revoke-user":          "ao",
 }
 
 var parameter = regexp.MustCompile(`\{[^}]+\}`)
