@@ -63,6 +63,10 @@ var accesses = map[string]access{
 	"PATCH /admin/v1/apps/{app}":                 {roles: admins, approve: approveApp},
 	"POST /admin/v1/apps/{app}/rotate-secret":    {roles: admins, stepUp: true},
 
+	"POST /admin/v1/apps/{app}/drop-secret":           {roles: admins},
+	"POST /admin/v1/apps/{app}/certificates":          {roles: admins, stepUp: true},
+	"DELETE /admin/v1/apps/{app}/certificates/{spki}": {roles: admins},
+
 	"POST /admin/v1/tokens/inspect":       {roles: everybody},
 	"POST /admin/v1/tokens/revoke":        {roles: approvers},
 	"POST /admin/v1/tokens/revoke-app":    {roles: approvers},
