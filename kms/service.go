@@ -31,6 +31,7 @@ import (
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/nonce"
+	"github.com/trikey/trikey/kms/people"
 	"github.com/trikey/trikey/kms/record"
 	"github.com/trikey/trikey/kms/token"
 )
@@ -81,6 +82,7 @@ type Service struct {
 	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
 	health health
+	people *people.Registry
 
 	mu     sync.RWMutex       // guards all below
 	loaded *loaded            // nil until Load
@@ -136,6 +138,7 @@ func New(cfg Config) *Service {
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
 	}
+	s.people = people.New(s.keep, cfg.Now)
 	s.health.start(s)
 	return s
 }
@@ -259,6 +262,7 @@ func (s *Service) Unload() {
 		<-l.left
 		l.apps.Wipe()
 	}
+	s.people.EndAll()
 }
 
 // Close ends the service. The store and the machine stay their openers'.

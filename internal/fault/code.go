@@ -39,6 +39,12 @@ const (
 	BudgetExceeded      Code = "budget_exceeded"
 )
 
+// Codes of the admin API.
+const (
+	StepUpRequired   Code = "step_up_required"
+	ApprovalRequired Code = "approval_required"
+)
+
 // Codes of the machine's console: cards, PINs, ceremonies.
 const (
 	MachineBlank       Code = "machine_blank"
@@ -127,6 +133,9 @@ var kinds = map[Code]kind{
 	LockedOut:           {"Too many failed authentications", http.StatusTooManyRequests, ExitRefused, false},
 	BudgetExceeded:      {"The app's decryption is suspended", http.StatusForbidden, ExitRefused, false},
 	Internal:            {"The service failed", http.StatusInternalServerError, ExitFailed, false},
+
+	StepUpRequired:   {"A code must be given for this", http.StatusForbidden, ExitRefused, false},
+	ApprovalRequired: {"Another person must approve this", http.StatusForbidden, ExitRefused, false},
 
 	MachineBlank:       {"The machine is blank", http.StatusConflict, ExitUnavailable, false},
 	MachineInitialised: {"The machine is initialised already", http.StatusConflict, ExitFailed, false},

@@ -99,13 +99,19 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	if err != nil {
 		return err
 	}
-	certificates := []*certificate{own}
+	certificates, custodiansCert := []*certificate{own}, own
 	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		another, err := newCertificate("machine.custodians", c.Cert, c.Key)
-		if err != nil {
+		if custodiansCert, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
 			return err
 		}
-		certificates = append(certificates, another)
+		certificates = append(certificates, custodiansCert)
+	}
+	adminCert := own
+	if c := cfg.Admin; c.Listen != "" && c.Cert != "" {
+		if adminCert, err = newCertificate("admin", c.Cert, c.Key); err != nil {
+			return err
+		}
+		certificates = append(certificates, adminCert)
 	}
 	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
@@ -119,21 +125,14 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	defer s.close()
 	if n.pool != nil {
 		metrics.CountMachines(n.machines)
-	} else {
-		consoleHandler, err := console.Handler(n.console)
-		if err != nil {
-			return err
-		}
-		s.unix("machine", cfg.MachineSocket(), consoleHandler)
-		if listen := cfg.Machine.Custodians.Listen; listen != "" {
-			s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
-		}
+	} else if err := n.consoles(s, cfg, custodiansCert); err != nil {
+		return err
 	}
 	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit,
 	}), g.perAddress)
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit, g.guard.Lockout))
+	n.doors(s, cfg.Admin, cfg.AdminSocket(), adminCert, g)
 	if s.failed != nil {
 		return s.failed
 	}
@@ -153,9 +152,32 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	if err != nil {
 		return err
 	}
-	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
 	return s.run(ctx, reload)
+}
+
+// consoles opens the machine's console, and the listener of custodians who are elsewhere.
+func (n *node) consoles(s *servers, cfg *config.Config, c *certificate) error {
+	handler, err := console.Handler(n.console)
+	if err != nil {
+		return err
+	}
+	s.unix("machine", cfg.MachineSocket(), handler)
+	if listen := cfg.Machine.Custodians.Listen; listen != "" {
+		s.custodians(listen, c, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+	}
+	return nil
+}
+
+// doors opens the two ways in to the admin API: the socket, and the listener for people.
+func (n *node) doors(s *servers, cfg config.Admin, socket string, c *certificate, g *gate) {
+	way := api.Door{Local: api.LocalUse(cfg.Local), Approval: api.ApprovalMode(cfg.Approval), RequestLife: cfg.RequestLife, Lockout: g.guard.Lockout}
+	s.unix("admin", socket, api.NewAdmin(n.service, n.audit, way))
+	if cfg.Listen != "" {
+		way.Remote = true
+		s.tls("admin", cfg.Listen, c.config(), api.NewAdmin(n.service, n.audit, way))
+	}
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
