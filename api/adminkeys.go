@@ -41,6 +41,18 @@ func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
 	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
 }
 
+func (a admin) createKeys(r *http.Request, in v1.NewKeys) (v1.NewKeysMade, error) {
+	n, err := newKey(in.NewKey)
+	if err != nil {
+		return v1.NewKeysMade{}, err
+	}
+	made, err := a.service.CreateKeys(r.Context(), actor(r), n, in.Count)
+	if err != nil {
+		return v1.NewKeysMade{}, err
+	}
+	return v1.NewKeysMade{From: n.Index, To: n.Index + uint32(made-1), Made: made}, nil
+}
+
 func (a admin) changeKey(r *http.Request, in v1.KeySettings) (v1.AdminKey, error) {
 	k, err := a.find(r)
 	if err != nil {

@@ -119,41 +119,11 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	if n.Name == "" {
 		n.Name = "key-" + indexRef(n.Index)
 	}
-	if !keyName.MatchString(n.Name) {
-		return nil, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", n.Name)
-	}
-	switch {
-	case l.keys.get(n.Index) != nil:
-		return nil, fault.New(fault.Conflict, "index: there is a key %d already; keys are never overwritten: rotate it, or take another index", n.Index)
-	case l.keys.named(n.Name) != nil:
-		return nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
-	}
-	if err := l.checkSettings(n.Index, n.Settings); err != nil {
-		return nil, err
-	}
-	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, For: n.Purpose, Created: s.now(), Published: n.Published}
-	if !reflect.ValueOf(n.Settings).IsZero() {
-		k.Settings = &n.Settings
-	}
-	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: 1, Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
+	k, changes, err := s.draft(ctx, l, n, from)
 	if err != nil {
 		return nil, err
 	}
-	v.Imported = n.imported
-	if n.PreActive {
-		v.State = life.PreActive
-	}
-	generation := v.Wrapped.Generation()
-	k.Versions = []Version{v}
-	content, err := record.JSON(k)
-	if err != nil {
-		return nil, err
-	}
-	name, err := record.JSON(n.Index)
-	if err != nil {
-		return nil, err
-	}
-	k.revision, err = s.keep.Apply(ctx, record.Create(keyEntry(k.Index), content).Under(generation), record.Create(namePrefix+k.Name, name))
+	k.revision, err = s.keep.Apply(ctx, changes...)
 	if errors.Is(err, keystore.ErrConflict) {
 		return nil, fault.New(fault.Conflict, "key %d or the name %q was taken at the same moment by another caller", n.Index, n.Name)
 	}
@@ -162,6 +132,47 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	}
 	l.keys.put(k)
 	return k, nil
+}
+
+// draft makes a key with its first version, and the changes that store it.
+func (s *Service) draft(ctx context.Context, l *loaded, n NewKey, from maker) (*Key, []record.Change, error) {
+	if !keyName.MatchString(n.Name) {
+		return nil, nil, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", n.Name)
+	}
+	switch {
+	case l.keys.get(n.Index) != nil:
+		return nil, nil, fault.New(fault.Conflict, "index: there is a key %d already; keys are never overwritten: rotate it, or take another index", n.Index)
+	case l.keys.named(n.Name) != nil:
+		return nil, nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
+	}
+	if err := l.checkSettings(n.Index, n.Settings); err != nil {
+		return nil, nil, err
+	}
+	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, For: n.Purpose, Created: s.now(), Published: n.Published}
+	if !reflect.ValueOf(n.Settings).IsZero() {
+		k.Settings = &n.Settings
+	}
+	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: 1, Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
+	if err != nil {
+		return nil, nil, err
+	}
+	v.Imported = n.imported
+	if n.PreActive {
+		v.State = life.PreActive
+	}
+	k.Versions = []Version{v}
+	content, err := record.JSON(k)
+	if err != nil {
+		return nil, nil, err
+	}
+	name, err := record.JSON(n.Index)
+	if err != nil {
+		return nil, nil, err
+	}
+	return k, []record.Change{
+		record.Create(keyEntry(k.Index), content).Under(v.Wrapped.Generation()),
+		record.Create(namePrefix+k.Name, name),
+	}, nil
 }
 
 // newVersion has the machine make a version. It is record.ErrRotated when the machine

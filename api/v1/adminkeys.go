@@ -14,6 +14,20 @@ type NewKey struct {
 	KeySettings `json:",inline"`
 }
 
+// NewKeys is the body of POST /admin/v1/key-batches: Count keys as NewKey says, with the
+// indexes from Index on, named Name (key when left out), a dash and the index.
+type NewKeys struct {
+	Count  int `json:"count"` // at most 1000
+	NewKey `json:",inline"`
+}
+
+// NewKeysMade is the answer.
+type NewKeysMade struct {
+	From uint32 `json:"from"`
+	To   uint32 `json:"to"`
+	Made int    `json:"made"`
+}
+
 // KeySettings is the body of PATCH /admin/v1/keys/{key}: each field that is given is one
 // change, and "0" or an empty text ends a setting.
 type KeySettings struct {
