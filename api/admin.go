@@ -140,15 +140,13 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 }
 
 func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
-	apps, err := a.service.Apps()
+	app, fresh, err := a.service.ReadApp(r.Context(), chi.URLParam(r, "app"))
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	app, err := apps.Find(chi.URLParam(r, "app"))
-	if err != nil {
-		return v1.AdminApp{}, err
-	}
-	return adminApp(app), nil
+	out := adminApp(app)
+	out.Stale = !fresh
+	return out, nil
 }
 
 func adminApp(app *auth.App) v1.AdminApp {
