@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"strconv"
 
 	"github.com/go-chi/chi/v5"
 
@@ -115,10 +116,24 @@ func (a admin) find(r *http.Request) (*kms.Key, error) {
 	return k, err
 }
 
-func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
-	keys, err := a.service.ListKeys()
-	out := v1.Batch[v1.AdminKey]{Items: make([]v1.AdminKey, 0, len(keys))}
-	for _, k := range keys {
+// keyPage is how many keys a page of the list has.
+const keyPage = 1000
+
+func (a admin) listKeys(r *http.Request, _ jsonhttp.None) (v1.KeyPage, error) {
+	from := uint64(0)
+	if text := r.URL.Query().Get("from"); text != "" {
+		var err error
+		if from, err = strconv.ParseUint(text, 10, 32); err != nil {
+			return v1.KeyPage{}, fault.New(fault.BadRequest, "from: %q is not a key index", text)
+		}
+	}
+	keys, err := a.service.ListKeysFrom(uint32(from), keyPage+1)
+	out := v1.KeyPage{Items: make([]v1.AdminKey, 0, len(keys))}
+	for i, k := range keys {
+		if i == keyPage {
+			out.Next = k.Index
+			break
+		}
 		item, _ := adminKey(k, nil)
 		item.Versions, item.Public = nil, nil
 		out.Items = append(out.Items, item)

@@ -84,7 +84,9 @@ func (s *Service) createSome(ctx context.Context, l *loaded, n NewKey, at, count
 	}
 	for _, k := range keys {
 		k.revision = revision
-		l.keys.put(k)
+		if err := l.keys.put(k); err != nil {
+			return 0, err
+		}
 	}
 	return len(keys), nil
 }

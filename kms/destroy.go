@@ -186,7 +186,9 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 	if k.revision, err = s.keep.Apply(ctx, append(changes, record.Replace(r, content))...); err != nil {
 		return 0, err
 	}
-	l.keys.put(&k)
+	if err := l.keys.put(&k); err != nil {
+		return 0, err
+	}
 	for _, c := range done {
 		s.cfg.Log.Info("key version destroyed", "by", steward, "index", index, "version", c.Version, "kcv", c.KCV, "why", c.Why)
 	}

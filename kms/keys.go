@@ -130,8 +130,7 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	if err != nil {
 		return nil, err
 	}
-	l.keys.put(k)
-	return k, nil
+	return k, l.keys.put(k)
 }
 
 // draft makes a key with its first version, and the changes that store it.
@@ -140,7 +139,7 @@ func (s *Service) draft(ctx context.Context, l *loaded, n NewKey, from maker) (*
 		return nil, nil, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", n.Name)
 	}
 	switch {
-	case l.keys.get(n.Index) != nil:
+	case l.keys.has(n.Index):
 		return nil, nil, fault.New(fault.Conflict, "index: there is a key %d already; keys are never overwritten: rotate it, or take another index", n.Index)
 	case l.keys.named(n.Name) != nil:
 		return nil, nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
@@ -252,25 +251,17 @@ func (s *Service) FindKey(ref string) (*Key, error) {
 	return nil, noKey(ref)
 }
 
-// ListKeys returns every key in order of index.
-func (s *Service) ListKeys() ([]*Key, error) {
+// ListKeys returns every key in order of index. There may be a million of them.
+func (s *Service) ListKeys() ([]*Key, error) { return s.ListKeysFrom(0, 1<<32) }
+
+// ListKeysFrom returns at most limit keys in order of index, from an index on.
+func (s *Service) ListKeysFrom(from uint32, limit int) ([]*Key, error) {
 	l, err := s.serving()
 	if err != nil {
 		return nil, err
 	}
-	return l.keys.list(), nil
-}
-
-func noKey(ref string) error {
-	return fault.New(fault.KeyNotFound, "there is no key %q; trikey key list shows those there are", ref)
-}
-
-// find returns the key that a reference names, nil when there is none.
-func (x *keyIndex) find(ref string) *Key {
-	if index, ok := parseIndex(ref); ok {
-		return x.get(index)
-	}
-	return x.named(ref)
+	all := l.keys.indexes(from)
+	return l.keys.keysOf(all[:min(limit, len(all))]), nil
 }
 
 // parseIndex reads a reference that is an index; no name begins with a digit.
@@ -280,15 +271,3 @@ func parseIndex(ref string) (uint32, bool) {
 }
 
 func indexRef(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
-
-// free returns the lowest index that no key has, of those that next lets through; 0 when
-// there is none.
-func (x *keyIndex) free(next func(from uint32) uint32) uint32 {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	index := next(1)
-	for index != 0 && x.byIndex[index] != nil {
-		index = next(index + 1)
-	}
-	return index
-}

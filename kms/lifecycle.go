@@ -35,7 +35,9 @@ func (s *Service) change(ctx context.Context, who Actor, index uint32, what stri
 		return nil, err
 	}
 	k.revision = revision
-	l.keys.put(&k)
+	if err := l.keys.put(&k); err != nil {
+		return nil, err
+	}
 	newest := k.Newest()
 	s.cfg.Log.Info(what, "by", who, "index", k.Index, "version", newest.Version, "state", k.State(), "kcv", newest.KCV)
 	return &k, nil

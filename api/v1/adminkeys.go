@@ -84,6 +84,12 @@ type AdminKey struct {
 	Opens     []Span    `json:"opens,omitempty"`     // messages sealed when still open
 }
 
+// KeyPage is a page of keys, in order of index.
+type KeyPage struct {
+	Items []AdminKey `json:"items"`
+	Next  uint32     `json:"next,omitzero"` // there are more, from this index on: ?from=
+}
+
 // KeyHold is a legal hold.
 type KeyHold struct {
 	Since time.Time `json:"since"`
