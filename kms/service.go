@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"strings"
 	"sync"
 	"time"
@@ -142,21 +141,12 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.checkSplit(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.keep.Verify(ctx); err != nil {
+	verified := make(chan error, 1)
+	go func() { verified <- s.keep.Verify(ctx) }()
+	l, from, err := s.readAll(ctx)
+	// What was read is of use only if it is what was written.
+	if err := errors.Join(<-verified, err); err != nil {
 		return nil, err
-	}
-	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
-	l.apps = auth.New(s.keep, l.keys.grantable)
-	from := int64(math.MaxInt64)
-	for _, part := range []struct {
-		prefix string
-		apply  func(record.Record) error
-	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
-		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
-		if err != nil {
-			return nil, err
-		}
-		from = min(from, revision)
 	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
@@ -166,6 +156,28 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		s.keepHouse(follow, l)
 	})
 	return l, nil
+}
+
+// readAll reads every record that is served from memory, and returns the revision from which
+// their changes are to be followed.
+func (s *Service) readAll(ctx context.Context) (*loaded, int64, error) {
+	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.apps = auth.New(s.keep, l.keys.grantable)
+	from, err := s.keep.LoadMany(ctx, keyPrefix, l.keys.apply)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, part := range []struct {
+		prefix string
+		apply  func(record.Record) error
+	}{{auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
+		if err != nil {
+			return nil, 0, err
+		}
+		from = min(from, revision)
+	}
+	return l, from, nil
 }
 
 // apply takes a change in.
