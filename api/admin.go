@@ -34,6 +34,8 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r := chi.NewRouter()
 	r.Use(managed(log))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
+	r.Get("/admin/v1/censuses", jsonhttp.Handle(maxAdminBody, a.censuses))
+	r.Post("/admin/v1/censuses", jsonhttp.Handle(maxCensusBody, a.saveCensus))
 	r.Post("/admin/v1/key-batches", jsonhttp.Handle(maxAdminBody, a.createKeys))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))

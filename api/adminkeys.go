@@ -185,7 +185,7 @@ var keyOrders = map[string]keyOrder{
 		if in.Days == 0 {
 			in.Days = kms.DefaultDestroyDays
 		}
-		return s.ScheduleDestroy(ctx, actorOf(ctx), index, in.Version, in.Days)
+		return s.OrderDestroy(ctx, actorOf(ctx), index, kms.DestroyOrder{Version: in.Version, Days: in.Days, EvenIfUsed: in.EvenIfUsed})
 	},
 	"cancel-destroy": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
 		return s.CancelDestroy(ctx, actorOf(ctx), index, in.Version)

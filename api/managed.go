@@ -30,7 +30,7 @@ func managed(log *audit.Log) func(http.Handler) http.Handler {
 			}
 			body := jsonhttp.Buffer()
 			defer jsonhttp.Release(body)
-			if err := jsonhttp.ReadBody(w, r, maxAdminBody, body); err != nil {
+			if err := jsonhttp.ReadBody(w, r, maxCensusBody, body); err != nil {
 				jsonhttp.Error(w, r, err)
 				return
 			}

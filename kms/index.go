@@ -36,6 +36,10 @@ type Key struct {
 	DestroyAt *time.Time `json:"destroy_at,omitzero"` // when all of it is to be destroyed; it is refused meanwhile
 	Hold      *Hold      `json:"hold,omitzero"`
 
+	// EvenIfUsed is why all of the key is to be destroyed at DestroyAt though a census
+	// finds it in use.
+	EvenIfUsed string `json:"even_if_used,omitzero"`
+
 	// Forgotten says that versions up to this number are destroyed and no longer
 	// listed: their certificates tell of them.
 	Forgotten uint32 `json:"forgotten,omitzero"`
@@ -77,6 +81,8 @@ type Marks struct {
 	Compromised time.Time `json:"compromised,omitzero"`
 	DestroyAt   time.Time `json:"destroy_at,omitzero"` // when it is to be destroyed; it is refused meanwhile
 	Destroyed   time.Time `json:"destroyed,omitzero"`
+
+	EvenIfUsed string `json:"even_if_used,omitzero"` // why, with DestroyAt: Key.EvenIfUsed
 }
 
 // Newest returns the newest version: the one that seals, if any does.

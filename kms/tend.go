@@ -124,8 +124,9 @@ func (s *Service) tend(ctx context.Context, l *loaded) (done Tended, err error) 
 			continue
 		}
 		// Renewed for each key, so that it lasts as long as the work.
-		if done.Elected, err = s.lease.Hold(ctx); err != nil || !done.Elected {
-			return done, err
+		var lost error
+		if done.Elected, lost = s.lease.Hold(ctx); lost != nil || !done.Elected {
+			return done, errors.Join(err, lost)
 		}
 		if k.rotationDue(s.now()) {
 			failed := s.cfg.Record(ctx, "rotate", k.Index, func() error {

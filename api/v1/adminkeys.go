@@ -46,6 +46,10 @@ type KeyOrder struct {
 	Version uint32 `json:"version,omitzero"` // 0: the whole key
 	Days    int    `json:"days,omitzero"`    // of schedule-destroy; 0: 30
 	Why     string `json:"why,omitempty"`    // of hold
+
+	// EvenIfUsed, of schedule-destroy, is why it shall be destroyed though a census finds
+	// it in use.
+	EvenIfUsed string `json:"even_if_used,omitempty"`
 }
 
 // AdminKey is a key as administrators see it: wrapped, never in the clear. Version, State,

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"go.etcd.io/bbolt"
 
@@ -121,6 +122,7 @@ func (s *Store) apply(tx *bbolt.Tx, compares []keystore.Compare, writes []keysto
 			return 0, err
 		}
 	}
+	s.walked(tx, len(writes)*os.Getpagesize()) // each in a page of its own, as a rule
 	return revision, errors.Join(putNumber(tx, revisionKey, revision), s.compact(tx, revision))
 }
 

@@ -20,7 +20,7 @@ import (
 
 func newKey(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "key", Short: "Business keys: their making, their life and their end"}
-	cmd.AddCommand(newKeyCreate(o), newKeyCreateMany(o), newKeyUpdate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyImport(o), newKeyExport(o), newKeyMigrate(o), newKeyCensus(o), newKeyReserve(o), newKeyCertificates(o), newCheckCertificate(o))
+	cmd.AddCommand(newKeyCreate(o), newKeyCreateMany(o), newKeyUpdate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyImport(o), newKeyExport(o), newKeyMigrate(o), newKeyCensus(o), newKeyCensuses(o), newKeyReserve(o), newKeyCertificates(o), newCheckCertificate(o))
 	cmd.AddCommand(keyOrders(o)...)
 	return cmd
 }
