@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -26,7 +27,11 @@ import (
 // bed is the service under test and the empty handler beside it, each a process of its
 // own.
 type bed struct {
+	binary string // the command to measure
 	dir    string
+	site   string // made by trikey demo
+	config string
+	ops    string
 	client *http.Client
 	key    string
 	secret string
@@ -53,31 +58,18 @@ func newBed(ctx context.Context, trikey string) (b *bed, err error) {
 	if b.dir, err = os.MkdirTemp("", "trikey-bench-"); err != nil {
 		return b, err
 	}
-	site := filepath.Join(b.dir, "site")
-	command := func(into any, args ...string) error {
-		cmd := exec.CommandContext(ctx, trikey, args...)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		if err == nil && into != nil {
-			err = json.Unmarshal(out, into)
-		}
-		if err != nil {
-			return fmt.Errorf("trikey %s: %w", strings.Join(args[:2], " "), err)
-		}
-		return nil
-	}
-	if err := command(nil, "demo", "--dir", site, "--setup-only"); err != nil {
+	b.binary, b.site = trikey, filepath.Join(b.dir, "site")
+	b.config = filepath.Join(b.site, "trikey.yaml")
+	if err := b.command(ctx, nil, "demo", "--dir", b.site, "--setup-only"); err != nil {
 		return b, err
 	}
-	config := filepath.Join(site, "trikey.yaml")
-	if err := b.start(ctx, trikey, site, config); err != nil {
+	if err := b.start(ctx); err != nil {
 		return b, err
 	}
-	pin := func(n string) string { return "--pin-file=" + filepath.Join(site, "pins", n) }
-	if err := command(nil, "machine", "unseal", "-o", "json", "--config", config, pin("1"), pin("2"), pin("3")); err != nil {
+	if err := b.unseal(ctx); err != nil {
 		return b, err
 	}
-	if err := command(nil, "key", "create", "--config", config, "--index", "7", "--name", "chat"); err != nil {
+	if err := b.command(ctx, nil, "key", "create", "--config", b.config, "--index", "7", "--name", "chat"); err != nil {
 		return b, err
 	}
 	var app struct {
@@ -85,15 +77,39 @@ func newBed(ctx context.Context, trikey string) (b *bed, err error) {
 		AppKey    string `json:"app_key"`
 		AppSecret string `json:"app_secret"`
 	}
-	err = command(&app, "app", "create", "--config", config, "--name", "im", "--allow-ip", "127.0.0.1/32",
-		"--grant", "keys=1-99;ops=encrypt,decrypt,reencrypt", "-o", "json")
+	err = b.command(ctx, &app, "app", "create", "--config", b.config, "--name", "im", "--allow-ip", "127.0.0.1/32",
+		"--grant", "keys=1-4294967295;ops=encrypt,decrypt,reencrypt", "-o", "json")
 	b.key, b.secret = app.AppKey, app.AppSecret
 	return b, err
 }
 
+// command runs trikey, and decodes what it prints.
+func (b *bed) command(ctx context.Context, into any, args ...string) error {
+	cmd := exec.CommandContext(ctx, b.binary, args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err == nil && into != nil {
+		err = json.Unmarshal(out, into)
+	}
+	if err != nil {
+		return fmt.Errorf("trikey %s: %w", strings.Join(args[:2], " "), err)
+	}
+	return nil
+}
+
+func (b *bed) unseal(ctx context.Context) error {
+	pin := func(n string) string { return "--pin-file=" + filepath.Join(b.site, "pins", n) }
+	return b.command(ctx, nil, "machine", "unseal", "-o", "json", "--config", b.config, pin("1"), pin("2"), pin("3"))
+}
+
+// server is the service, to be started.
+func (b *bed) server(ctx context.Context) *exec.Cmd {
+	return exec.CommandContext(ctx, b.binary, "serve", "--config", b.config)
+}
+
 // start runs both servers and waits for them.
-func (b *bed) start(ctx context.Context, trikey, site, config string) error {
-	raw, err := os.ReadFile(config)
+func (b *bed) start(ctx context.Context) error {
+	raw, err := os.ReadFile(b.config)
 	if err != nil {
 		return err
 	}
@@ -101,11 +117,14 @@ func (b *bed) start(ctx context.Context, trikey, site, config string) error {
 		API struct {
 			Listen string `yaml:"listen"`
 		} `yaml:"api"`
+		Ops struct {
+			Listen string `yaml:"listen"`
+		} `yaml:"ops"`
 	}
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		return err
 	}
-	pem, err := os.ReadFile(filepath.Join(site, "ca.pem"))
+	pem, err := os.ReadFile(filepath.Join(b.site, "ca.pem"))
 	if err != nil {
 		return err
 	}
@@ -115,7 +134,7 @@ func (b *bed) start(ctx context.Context, trikey, site, config string) error {
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, MaxIdleConnsPerHost: 256,
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}}
-	b.trikey = target{cfg.API.Listen, exec.CommandContext(ctx, trikey, "serve", "--config", config)}
+	b.trikey, b.ops = target{cfg.API.Listen, b.server(ctx)}, cfg.Ops.Listen
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -124,7 +143,7 @@ func (b *bed) start(ctx context.Context, trikey, site, config string) error {
 	if err := free.Close(); err != nil {
 		return err
 	}
-	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
+	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(b.site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
 	for _, t := range []target{b.trikey, b.empty} {
 		if err := t.process.Start(); err != nil {
 			return err
@@ -183,7 +202,11 @@ func (b *bed) request(ctx context.Context, l load) (*http.Request, error) {
 	if l.empty {
 		t = b.empty
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+t.address+l.path, bytes.NewReader(l.body))
+	path := l.path
+	if l.spread > 0 {
+		path = fmt.Sprintf("/v1/keys/%d/encrypt", firstOfMany+rand.IntN(l.spread))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+t.address+path, bytes.NewReader(l.body))
 	if err != nil {
 		return nil, err
 	}
