@@ -67,7 +67,10 @@ func newGolden(t *testing.T) (all []golden) {
 		{Name: "largest index and version", Index: 1<<32 - 1, KeyVersion: 1<<32 - 1, Context: map[string]string{"a": "b"}, Plaintext: octets("edge")},
 		{Name: "a kilobyte", Index: 200, KeyVersion: 2, Context: map[string]string{"b": "2", "a": "1"}, Plaintext: octets(strings.Repeat("0123456789abcdef", 64))},
 	} {
-		seed := func(what string, n int) []byte { sum := sha256.Sum256([]byte("suite 97" + g.Name + what)); return sum[:n] }
+		seed := func(what string, n int) []byte {
+			sum := sha256.Sum256([]byte("suite 97" + g.Name + what))
+			return sum[:n]
+		}
 		g.Suite, g.Algorithm = int(alg.AES256GCMResident), alg.AES256GCMResident.String()
 		g.BusinessKey, g.Salt, g.Nonce = seed("key", 32), seed("salt", 16), seed("nonce", 12)
 		g.CanonicalContext = envelope.Context(g.Context).AppendCanonical(nil)
