@@ -71,7 +71,7 @@ const gcPercent = 400
 const (
 	memoryLimit  = 640 << 20
 	memoryBase   = 256 << 20
-	memoryPerKey = 768
+	memoryPerKey = 512
 )
 
 // limitMemory sets the limit for a number of keys.
