@@ -25,6 +25,7 @@ import (
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lease"
+	"github.com/trikey/trikey/kms/nonce"
 	"github.com/trikey/trikey/kms/record"
 	"github.com/trikey/trikey/kms/token"
 )
@@ -80,6 +81,7 @@ type loaded struct {
 	apps   *auth.Apps
 	ranges ranges
 	tokens *token.Authority
+	nonces *nonce.Ledger
 	stop   context.CancelFunc // ends the watch and the steward
 	done   chan struct{}      // closed when the watch has ended
 	left   chan struct{}      // closed when the steward has
@@ -151,10 +153,20 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	l, from, err := s.readAll(ctx)
 	// What was read is of use only if it is what was written.
 	if err := errors.Join(<-verified, err); err != nil {
+		if l != nil {
+			l.apps.Wipe()
+		}
+		return nil, err
+	}
+	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
+	used, err := l.nonces.Load(ctx)
+	if err != nil {
+		l.apps.Wipe()
 		return nil, err
 	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
+	s.followers.Go(func() { l.nonces.Run(follow, used, s.cfg.StoreCheck) })
 	s.followers.Go(func() { s.follow(follow, l, from) })
 	s.followers.Go(func() {
 		defer close(l.left)
@@ -167,7 +179,7 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 // their changes are to be followed.
 func (s *Service) readAll(ctx context.Context) (*loaded, int64, error) {
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
-	l.apps = auth.New(s.keep, l.keys.grantable)
+	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from, err := s.keep.LoadMany(ctx, keyPrefix, l.keys.apply)
 	if err != nil {
@@ -280,6 +292,16 @@ func (s *Service) serving() (*loaded, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.loaded, s.why
+}
+
+// ClaimNonce uses a nonce of an app, which on all nodes nobody can use again for ten
+// minutes: kms/nonce.
+func (s *Service) ClaimNonce(ctx context.Context, appKey, value string) error {
+	l, err := s.serving()
+	if err != nil {
+		return err
+	}
+	return l.nonces.Claim(ctx, appKey, value)
 }
 
 // Apps returns the registry of apps.
