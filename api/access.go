@@ -57,6 +57,7 @@ var accesses = map[string]access{
 	"POST /admin/v1/keys/{key}/schedule-destroy": {roles: admins, stepUp: true, approve: approveDestroy},
 	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true},
 	"POST /admin/v1/key-ranges":                  {roles: admins},
+	"POST /admin/v1/key-batches":                 {roles: admins},
 	"POST /admin/v1/imports":                     {roles: admins},
 	"POST /admin/v1/imports/{id}":                {roles: admins, stepUp: true},
 	"POST /admin/v1/apps":                        {roles: admins, stepUp: true, approve: approveNewApp},
