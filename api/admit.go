@@ -40,7 +40,7 @@ func (p *Proxies) Trusts(addr netip.Addr) bool {
 
 // single are the header fields of which a request has at most one: readers that take the
 // first and readers that take the last would see two requests.
-var single = []string{"Authorization", "Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult}
+var single = []string{"Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult}
 
 // claimed returns the AppKey that a request names in HTTP Basic; "" when it has no such
 // credentials, and what is no AppKey where there is none. It decodes the AppKey alone,

@@ -23,6 +23,7 @@ import (
 	"github.com/trikey/trikey/kms/guard"
 	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/policy"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // caller is an app and the handler that it calls.
@@ -52,7 +53,7 @@ func newCallerHeld(t testing.TB, g *guard.Guard) *caller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	service := kms.New(kms.Config{Machine: machine, Store: store, Limits: limits})
+	service := kms.New(kms.Config{Machine: machine, Store: store, Limits: limits, Tokens: token.Config{Issuer: "https://keys.example.com"}})
 	t.Cleanup(func() { _ = service.Close() })
 	if err := service.Load(t.Context()); err != nil {
 		t.Fatal(err)

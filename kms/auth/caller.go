@@ -3,6 +3,8 @@ package auth
 import (
 	"net/netip"
 	"strings"
+
+	"github.com/trikey/trikey/kms/token"
 )
 
 // Method is a way in which a caller shows which app it is.
@@ -17,7 +19,8 @@ const (
 type Caller struct {
 	*App
 	Method Method
-	From   netip.Addr // where the call comes from
+	Token  *token.Token // of the method Bearer: it narrows what the app may do; nil otherwise
+	From   netip.Addr   // where the call comes from
 }
 
 // IsAppKey reports whether a text is what an AppKey looks like. Anything else that was

@@ -33,6 +33,7 @@ type Config struct {
 	Audit   Audit   `yaml:"audit"`
 	Limits  Limits  `yaml:"limits"`
 	Alerts  Alerts  `yaml:"alerts"`
+	Tokens  Tokens  `yaml:"tokens"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
