@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/trikey/trikey/api/v1"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/httpsig"
 	"github.com/trikey/trikey/kms/auth"
 )
 
@@ -42,14 +43,20 @@ func (p *Proxies) Trusts(addr netip.Addr) bool {
 // first and readers that take the last would see two requests.
 var single = []string{"Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult}
 
-// claimed returns the AppKey that a request names in HTTP Basic; "" when it has no such
-// credentials, and what is no AppKey where there is none. It decodes the AppKey alone,
-// not the secret behind it.
+// claimed returns the AppKey that a request names in HTTP Basic or a signature, whoever
+// makes it; "" when it has no such credentials, and what is no AppKey where there is
+// none. Of HTTP Basic it decodes the AppKey alone, not the secret behind it.
 func claimed(r *http.Request) string {
 	header := r.Header.Get("Authorization")
 	const scheme = "Basic "
 	if len(header) < len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
-		return ""
+		if !httpsig.Present(r) {
+			return ""
+		}
+		if signature, err := httpsig.Parse(r); err == nil && auth.IsAppKey(signature.KeyID) {
+			return signature.KeyID
+		}
+		return "?"
 	}
 	// The 18 characters of an AppKey, the colon and two more are 28 of base64.
 	var head [21]byte

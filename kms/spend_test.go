@@ -3,7 +3,6 @@ package kms_test
 import (
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/envelope"
@@ -23,7 +22,7 @@ func TestSuspendedOnEveryNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := apps.Create(t.Context(), "im", nil, grants(t, "keys=7;ops=encrypt,decrypt"), time.Now()); err != nil {
+	if _, err := apps.Create(t.Context(), "im", nil, grants(t, "keys=7;ops=encrypt,decrypt"), 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := apps.Change(t.Context(), "im", func(app *auth.App) error {

@@ -28,6 +28,17 @@ type NewApp struct {
 	Name    string   `json:"name"`
 	AllowIP []string `json:"allow_ip,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
+	Expires string   `json:"expires,omitempty"` // of the secret, after that long, as 90d; "": never
+}
+
+// NewSecret is the body of POST /admin/v1/apps/{app}/rotate-secret.
+type NewSecret struct {
+	Expires string `json:"expires,omitempty"` // after that long, as 90d; "": never
+}
+
+// Certificate is the body of POST /admin/v1/apps/{app}/certificates.
+type Certificate struct {
+	SPKI string `json:"spki"` // SHA-256 of the SubjectPublicKeyInfo, in hexadecimal
 }
 
 // Credentials answer the calls that make a secret. It is shown this once.
@@ -53,6 +64,24 @@ type AdminApp struct {
 	Budget    string     `json:"budget,omitempty"`    // of what it decrypts
 	Spent     *Spent     `json:"spent,omitempty"`     // of the budget
 	Suspended *Suspended `json:"suspended,omitempty"` // its decryption, until it is reopened
+
+	ValidSecrets []AdminSecret `json:"valid_secrets"` // newest last
+	Certificates []AdminPin    `json:"certificates"`
+	Warnings     []string      `json:"warnings,omitempty"`
+}
+
+// AdminSecret is one of an app's secrets.
+type AdminSecret struct {
+	Number  uint32    `json:"number"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires,omitzero"`
+	Used    time.Time `json:"used,omitzero"` // last, on this node since it was opened
+}
+
+// AdminPin is the public key of an app's client certificates.
+type AdminPin struct {
+	SPKI  string    `json:"spki"`
+	Added time.Time `json:"added"`
 }
 
 // Spent is what an app has decrypted today (UTC) on the node that answers.

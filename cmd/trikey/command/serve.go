@@ -104,9 +104,14 @@ func serve(ctx context.Context, cfg *config.Config, path string, flags map[strin
 	metrics := api.NewMetrics(n.desk.Status)
 	metrics.CountKeys(n.service)
 	metrics.CountGuard(g.guard)
+	metrics.WatchSecrets(n.service)
+	clients, err := withClients(own.config(), cfg.API.ClientCA)
+	if err != nil {
+		return err
+	}
 	s := &servers{}
 	defer s.close()
-	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
+	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit,
 	}), g.perAddress)
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))

@@ -40,8 +40,9 @@ type Config struct {
 // API is the data plane.
 type API struct {
 	Listen         string         `yaml:"listen"`
-	Cert           string         `yaml:"cert"` // PEM file
-	Key            string         `yaml:"key"`  // PEM file, mode 0600
+	Cert           string         `yaml:"cert"`      // PEM file
+	Key            string         `yaml:"key"`       // PEM file, mode 0600
+	ClientCA       string         `yaml:"client_ca"` // PEM file; "": client certificates need no authority, their keys are registered
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 }
 
@@ -138,7 +139,7 @@ func Default() *Config {
 		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
-		Alerts: Alerts{Failures: 30, Rate: 10},
+		Limits: Limits{Failures: 5}, Alerts: Alerts{Failures: 30, Rate: 10},
 	}
 }
 
@@ -171,7 +172,7 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check()); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Limits.check(), c.Alerts.check()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -269,7 +270,7 @@ func (c *Config) resolve(dir string) error {
 		return err
 	}
 	paths := []*string{
-		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile,
 	}
