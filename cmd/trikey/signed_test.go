@@ -57,7 +57,7 @@ var hello = []byte(`{"plaintext":"aGVsbG8="}`)
 func TestSignedRequests(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.open()
+	s.open("TRIKEY_LIMITS_FAILURES=1000") // there are many, and each shall say why
 	s.ok("key", "create", "--index", "7", "--name", "chat")
 	s.createApp("im", "127.0.0.1/32", "keys=7;ops=encrypt,decrypt")
 	const path = "/v1/keys/7/encrypt"
