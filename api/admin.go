@@ -54,11 +54,11 @@ func NewAdmin(service *kms.Service, log *audit.Log, lock *lockout.Lockout) http.
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
 	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
 	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
-	r.Post("/admin/v1/apps/{app}/reopen", jsonhttp.Handle(maxAdminBody, a.reopenApp))
-	r.Post("/admin/v1/apps/{app}/unlock", jsonhttp.Handle(maxAdminBody, a.unlockApp))
 	r.Post("/admin/v1/apps/{app}/drop-secret", jsonhttp.Handle(maxAdminBody, a.dropSecret))
 	r.Post("/admin/v1/apps/{app}/certificates", jsonhttp.Handle(maxAdminBody, a.addCertificate))
 	r.Delete("/admin/v1/apps/{app}/certificates/{spki}", jsonhttp.Handle(maxAdminBody, a.removeCertificate))
+	r.Post("/admin/v1/apps/{app}/reopen", jsonhttp.Handle(maxAdminBody, a.reopenApp))
+	r.Post("/admin/v1/apps/{app}/unlock", jsonhttp.Handle(maxAdminBody, a.unlockApp))
 	return r
 }
 
@@ -146,7 +146,7 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 	}
 	out := v1.Batch[v1.AdminApp]{Items: []v1.AdminApp{}}
 	for _, app := range apps.List() {
-		out.Items = append(out.Items, a.held(adminApp(apps, app), app))
+		out.Items = append(out.Items, a.adminApp(apps, app))
 	}
 	return out, nil
 }
@@ -160,7 +160,7 @@ func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	out := a.held(adminApp(apps, app), app)
+	out := a.adminApp(apps, app)
 	out.Stale = !fresh
 	return out, nil
 }
@@ -175,7 +175,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return a.held(adminApp(apps, app), app), nil
+	return a.adminApp(apps, app), nil
 }
 
 func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/base64"
 	"net/http"
 	"net/netip"
@@ -41,22 +42,25 @@ func (p *Proxies) Trusts(addr netip.Addr) bool {
 
 // single are the header fields of which a request has at most one: readers that take the
 // first and readers that take the last would see two requests.
-var single = []string{"Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult}
+var single = []string{"Authorization", "Content-Type", "Content-Encoding", v1.HeaderContext, v1.HeaderAlgorithm, v1.HeaderSegments, v1.HeaderStream, v1.HeaderResult, "Signature", "Signature-Input", "Content-Digest"}
 
-// claimed returns the AppKey that a request names in HTTP Basic or a signature, whoever
-// makes it; "" when it has no such credentials, and what is no AppKey where there is
-// none. Of HTTP Basic it decodes the AppKey alone, not the secret behind it.
+// unreadable is what claimed returns where an AppKey should be and none can be read.
+const unreadable = "?"
+
+// claimed returns the AppKey that a request names, with its secret or a signature by it;
+// "" when it names none: tokens and certificates cannot be guessed. Of HTTP Basic it
+// decodes the AppKey alone, not the secret behind it.
 func claimed(r *http.Request) string {
 	header := r.Header.Get("Authorization")
 	const scheme = "Basic "
 	if len(header) < len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
-		if !httpsig.Present(r) {
+		if header != "" || !httpsig.Present(r) {
 			return ""
 		}
-		if signature, err := httpsig.Parse(r); err == nil && auth.IsAppKey(signature.KeyID) {
-			return signature.KeyID
-		}
-		return "?"
+		// A signature has one keyid, or is refused.
+		_, keyID, _ := strings.Cut(r.Header.Get("Signature-Input"), `;keyid="`)
+		keyID, _, _ = strings.Cut(keyID, `"`)
+		return cmp.Or(keyID, unreadable)
 	}
 	// The 18 characters of an AppKey, the colon and two more are 28 of base64.
 	var head [21]byte
@@ -65,7 +69,7 @@ func claimed(r *http.Request) string {
 			return string(head[:18])
 		}
 	}
-	return "?"
+	return unreadable
 }
 
 // admit finds out who calls, for those who are let so far. It is for every way in.

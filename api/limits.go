@@ -77,5 +77,5 @@ func (a admin) unlockApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) 
 	}
 	a.lockout.Unlock(app.AppKey)
 	logged(r, "app unlocked", app.Name, nil)
-	return a.held(adminApp(apps, app), app), nil
+	return a.adminApp(apps, app), nil
 }

@@ -60,14 +60,14 @@ type AdminApp struct {
 	Rotated time.Time `json:"rotated"`        // when the newest secret was made
 	Stale   bool      `json:"stale,omitzero"` // the key store is out of reach: this is what the node knows
 
+	ValidSecrets []AdminSecret `json:"valid_secrets"` // newest last
+	Certificates []AdminPin    `json:"certificates"`
+	Warnings     []string      `json:"warnings,omitempty"`
+
 	Limit     string     `json:"limit,omitempty"`     // its own rate; "": everybody's
 	Budget    string     `json:"budget,omitempty"`    // of what it decrypts
 	Spent     *Spent     `json:"spent,omitempty"`     // of the budget
 	Suspended *Suspended `json:"suspended,omitempty"` // its decryption, until it is reopened
-
-	ValidSecrets []AdminSecret `json:"valid_secrets"` // newest last
-	Certificates []AdminPin    `json:"certificates"`
-	Warnings     []string      `json:"warnings,omitempty"`
 }
 
 // AdminSecret is one of an app's secrets.

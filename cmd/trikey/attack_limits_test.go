@@ -223,7 +223,7 @@ func TestHostileRequests(t *testing.T) {
 	for _, encoding := range []string{"gzip", "deflate", "br", "identity, gzip"} {
 		s.wantError(s.post("/v1/keys/7/encrypt", bomb.Bytes(), "Content-Encoding", encoding), 415, "unsupported_media_type")
 	}
-	for _, name := range []string{"Content-Type", "Content-Encoding", "Trikey-Context", "Trikey-Algorithm"} {
+	for _, name := range []string{"Authorization", "Content-Type", "Content-Encoding", "Trikey-Context", "Trikey-Algorithm"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.api+"/v1/keys/7/encrypt", strings.NewReader(`{"plaintext":""}`))
 		if err != nil {
 			t.Fatal(err)

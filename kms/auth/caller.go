@@ -64,21 +64,21 @@ func (a *Apps) recognise(c *candidates, match int, method Method, from netip.Add
 		return nil, unknown
 	}
 	now := a.now()
-	caller := &Caller{App: c.app, Method: method}
+	caller := &Caller{App: c.app, Method: method, From: from}
 	if at := c.expires[match]; !at.IsZero() && !now.Before(at) {
 		return caller, errExpired
 	}
-	if err := caller.allows(from); err != nil {
+	if err := caller.allows(); err != nil {
 		return caller, err
 	}
 	c.secrets[match].used.Store(now.Unix())
 	return caller, nil
 }
 
-// allows reports whether an app may call from an address.
-func (c *Caller) allows(from netip.Addr) error {
-	if !c.Whitelist.Allows(from) {
-		return fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
+// allows reports whether an app may call from where it does.
+func (c *Caller) allows() error {
+	if !c.Whitelist.Allows(c.From) {
+		return fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", c.From.Unmap())
 	}
 	return nil
 }

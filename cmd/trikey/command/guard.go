@@ -24,7 +24,7 @@ type gate struct {
 
 func newGate(cfg *config.Config) (*gate, error) {
 	g := &gate{
-		guard:   &guard.Guard{Limits: limit.New(limit.Config{}), Lockout: lockout.New(lockout.Config{Failures: cfg.Limits.Failures}), Alerts: alert.New(alert.Config{})},
+		guard:   &guard.Guard{Limits: limit.New(limit.Config{}), Lockout: lockout.New(lockout.Config{}), Alerts: alert.New(alert.Config{})},
 		proxies: api.NewProxies(nil),
 	}
 	apply, err := g.prepare(cfg)
@@ -54,6 +54,9 @@ func (g *gate) prepare(cfg *config.Config) (apply func(), err error) {
 		if *r.into, err = limit.ParseRate(r.text); err != nil {
 			return nil, fault.Wrap(fault.BadConfig, err, "limits.%s", r.key)
 		}
+	}
+	if cfg.Limits.Connections < 0 {
+		return nil, fault.New(fault.BadConfig, "limits.connections: less than 0")
 	}
 	webhook, err := newWebhook(cfg.Alerts.Webhook)
 	if err != nil {

@@ -103,8 +103,8 @@ func serve(ctx context.Context, cfg *config.Config, path string, flags map[strin
 	}
 	metrics := api.NewMetrics(n.desk.Status)
 	metrics.CountKeys(n.service)
-	metrics.CountGuard(g.guard)
 	metrics.WatchSecrets(n.service)
+	metrics.CountGuard(g.guard)
 	clients, err := withClients(own.config(), cfg.API.ClientCA)
 	if err != nil {
 		return err

@@ -31,9 +31,9 @@ type Config struct {
 	Machine Machine `yaml:"machine"`
 	Store   Store   `yaml:"store"`
 	Audit   Audit   `yaml:"audit"`
+	Tokens  Tokens  `yaml:"tokens"`
 	Limits  Limits  `yaml:"limits"`
 	Alerts  Alerts  `yaml:"alerts"`
-	Tokens  Tokens  `yaml:"tokens"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
@@ -139,7 +139,7 @@ func Default() *Config {
 		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
-		Limits: Limits{Failures: 5}, Alerts: Alerts{Failures: 30, Rate: 10},
+		Alerts: Alerts{Failures: 30, Rate: 10},
 	}
 }
 
@@ -172,7 +172,7 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Limits.check(), c.Alerts.check()); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {

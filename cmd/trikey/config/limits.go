@@ -13,7 +13,6 @@ type Limits struct {
 	App         string `yaml:"app"`         // of each app that has no rate of its own
 	Address     string `yaml:"address"`     // of each address
 	Key         string `yaml:"key"`         // of each key
-	Failures    int    `yaml:"failures"`    // failed authentications after which an AppKey is locked out at an address
 	Connections int    `yaml:"connections"` // open at a time from one address; 0: any number
 }
 
@@ -29,13 +28,6 @@ type Webhook struct {
 	URL        string `yaml:"url"`         // https; "": nowhere
 	CA         string `yaml:"ca"`          // PEM file; "": the system's authorities
 	SecretFile string `yaml:"secret_file"` // whsec_ and base64; mode 0600
-}
-
-func (l *Limits) check() error {
-	if l.Failures < 1 || l.Connections < 0 {
-		return fault.New(fault.BadConfig, "limits: failures is less than 1, or connections less than 0")
-	}
-	return nil
 }
 
 func (a *Alerts) check() error {
