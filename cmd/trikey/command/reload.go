@@ -20,13 +20,17 @@ const lookEvery = time.Second
 // reloader reads the configuration and the certificates anew, when it is told to and when
 // a file has changed. What has a fault changes nothing.
 type reloader struct {
-	path         string            // of the configuration
-	flags        map[string]string // as at the start
-	running      *config.Config    // what the process was started with; what is reloadable in it, as it holds
-	gate         *gate
+	running      *config.Config // what the process was started with; what is reloadable in it, as it holds
 	certificates []*certificate
-	counts       *api.Reloads
-	blocked      func() error // why nothing can be recorded in the audit log
+
+	// What a service has besides. A crypto machine apart has none of it, and reads its
+	// certificates alone.
+	gate     *gate
+	path     string                         // of the configuration
+	read     func() (*config.Config, error) // with the flags of the start
+	counts   *api.Reloads
+	blocked  func() error                                // why nothing can be recorded in the audit log
+	machines func(context.Context, *config.Config) error // goes on with those that a configuration names; nil where there is one in the process
 
 	seen   map[string]stamp
 	warned []config.Key // that need a restart, as they were told last
@@ -82,13 +86,15 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 		case <-hangup:
 			r.look()
 			pending = false
-			r.reload("SIGHUP")
+			r.reload(ctx, "SIGHUP")
 		case <-ticker.C:
-			r.gate.guard.Alerts.Audit(r.blocked())
+			if r.gate != nil {
+				r.gate.guard.Alerts.Audit(r.blocked())
+			}
 			// Not while somebody still writes: half a file may look like a whole one.
 			changed := r.look()
 			if pending && !changed {
-				r.reload("a file has changed")
+				r.reload(ctx, "a file has changed")
 			}
 			pending = changed
 		}
@@ -96,8 +102,11 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal) {
 }
 
 // reload reads everything anew.
-func (r *reloader) reload(why string) {
-	err := r.configuration()
+func (r *reloader) reload(ctx context.Context, why string) {
+	var err error
+	if r.gate != nil {
+		err = r.configuration(ctx)
+	}
 	for _, c := range r.certificates {
 		if failed := c.load(); failed != nil {
 			slog.Error("the TLS certificate was not replaced", "section", c.section, "error", failed)
@@ -106,18 +115,23 @@ func (r *reloader) reload(why string) {
 		}
 		slog.Info("the TLS certificate was read anew", "section", c.section)
 	}
-	r.counts.Done(err)
-	if err != nil {
+	if r.gate != nil {
+		r.counts.Done(err)
+	}
+	if err != nil && r.gate != nil {
 		r.gate.guard.Alerts.Raise(alert.Alert{Kind: alert.ReloadFailed, Text: "a changed configuration or certificate was refused; the one before holds: see the log"})
 	}
 	slog.Info("reloaded", "why", why, "ok", err == nil)
 }
 
-func (r *reloader) configuration() error {
-	cfg, err := config.Load(r.path, r.flags)
+func (r *reloader) configuration(ctx context.Context) error {
+	cfg, err := r.read()
 	var apply func()
 	if err == nil {
 		apply, err = r.gate.prepare(cfg)
+	}
+	if err == nil && r.machines != nil {
+		err = r.machines(ctx, cfg)
 	}
 	if err != nil {
 		slog.Error("the configuration was not read anew; the one before holds", "file", r.path, "error", err)
@@ -126,7 +140,7 @@ func (r *reloader) configuration() error {
 	apply()
 	var fixed []config.Key
 	for _, k := range r.running.Changed(cfg) {
-		if !reloadable[k] {
+		if !reloadable[k] && (k != "machines" || r.machines == nil) {
 			fixed = append(fixed, k)
 		}
 	}
@@ -134,6 +148,6 @@ func (r *reloader) configuration() error {
 		slog.Warn("these keys of the configuration have changed; they need a restart", "keys", fixed)
 	}
 	r.warned = fixed
-	r.running.Limits, r.running.Alerts, r.running.API.TrustedProxies = cfg.Limits, cfg.Alerts, cfg.API.TrustedProxies
+	r.running.Limits, r.running.Alerts, r.running.API.TrustedProxies, r.running.Machines = cfg.Limits, cfg.Alerts, cfg.API.TrustedProxies, cfg.Machines
 	return nil
 }

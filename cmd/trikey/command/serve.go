@@ -31,7 +31,8 @@ func newServe(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service with its crypto machine",
-		Long: `Run the service with the crypto machine in the same process.
+		Long: `Run the service, with the crypto machine in the same process, or with those that
+machines of its configuration names (trikey machine serve).
 
 It starts sealed: every call is answered with 503 "sealed" until the key cards are
 given (trikey machine unseal). TLS certificates, limits, trusted proxies and alerts are
@@ -42,24 +43,33 @@ Every key of the configuration file can be given as a flag here, and in the
 environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 		Args: cobra.NoArgs,
 	}
+	read := configFlags(cmd, o)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := read()
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), cfg, config.Find(o.config), read)
+	}
+	return cmd
+}
+
+// configFlags gives a command every key of the configuration as a flag. It returns what
+// reads the configuration with them, as often as it is called.
+func configFlags(cmd *cobra.Command, o *options) func() (*config.Config, error) {
 	values := map[config.Key]*string{}
 	for _, k := range config.Keys() {
 		values[k] = cmd.Flags().String(k.Flag(), "", k.Env())
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	return func() (*config.Config, error) {
 		flags := map[string]string{}
 		for k, v := range values {
 			if cmd.Flags().Changed(k.Flag()) {
 				flags[string(k)] = *v
 			}
 		}
-		cfg, err := o.load(flags)
-		if err != nil {
-			return err
-		}
-		return serve(cmd.Context(), cfg, config.Find(o.config), flags)
+		return o.load(flags)
 	}
-	return cmd
 }
 
 // gcPercent lets the heap grow to five times what lives before it is collected, unless
@@ -67,8 +77,8 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 // collecting the garbage of batches.
 const gcPercent = 400
 
-// serve runs the service of a configuration, which was read from path with flags.
-func serve(ctx context.Context, cfg *config.Config, path string, flags map[string]string) (err error) {
+// serve runs the service of a configuration, which was read from path by read.
+func serve(ctx context.Context, cfg *config.Config, path string, read func() (*config.Config, error)) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -97,11 +107,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, flags map[strin
 		}
 		certificates = append(certificates, another)
 	}
-	consoleHandler, err := console.Handler(n.console)
-	if err != nil {
-		return err
-	}
-	metrics := api.NewMetrics(n.desk.Status)
+	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
 	metrics.WatchSecrets(n.service)
 	metrics.CountGuard(g.guard)
@@ -111,20 +117,37 @@ func serve(ctx context.Context, cfg *config.Config, path string, flags map[strin
 	}
 	s := &servers{}
 	defer s.close()
+	if n.pool != nil {
+		metrics.CountMachines(n.machines)
+	} else {
+		consoleHandler, err := console.Handler(n.console)
+		if err != nil {
+			return err
+		}
+		s.unix("machine", cfg.MachineSocket(), consoleHandler)
+		if listen := cfg.Machine.Custodians.Listen; listen != "" {
+			s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+		}
+	}
 	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit,
 	}), g.perAddress)
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
-	}
 	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit, g.guard.Lockout))
-	s.unix("machine", cfg.MachineSocket(), consoleHandler)
 	if s.failed != nil {
 		return s.failed
 	}
 	n.recordService("start", map[string]string{"version": version})
 	defer n.recordService("stop", nil)
+	reload := &reloader{
+		path: path, read: read, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
+	}
+	if n.pool != nil {
+		reload.machines = n.changeMachines
+		n.followMachines()
+		slog.Info("trikey is running", "version", version, "machines", cfg.Machines, "api", cfg.API.Listen, "ops", cfg.Ops.Listen)
+		return s.run(ctx, reload)
+	}
 	n.startWarm(ctx, cfg)
 	status, err := n.desk.Status(ctx)
 	if err != nil {
@@ -132,9 +155,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, flags map[strin
 	}
 	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
-	return s.run(ctx, &reloader{
-		path: path, flags: flags, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
-	})
+	return s.run(ctx, reload)
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
@@ -231,11 +252,17 @@ type servers struct {
 	all    []*http.Server
 	starts []func() error
 	failed error
+
+	drain func(context.Context) error // what comes before the end; nil: nothing
+}
+
+func (s *servers) fail(name string, err error) {
+	s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
 }
 
 func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tlsConfig *tls.Config) {
 	if err != nil {
-		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
+		s.fail(name, err)
 		return
 	}
 	server := &http.Server{
@@ -320,6 +347,9 @@ func (s *servers) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	var failed error
+	if s.drain != nil {
+		failed = s.drain(ctx)
+	}
 	for _, server := range s.all {
 		failed = errors.Join(failed, server.Shutdown(ctx))
 	}

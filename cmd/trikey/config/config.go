@@ -34,7 +34,11 @@ type Config struct {
 	Tokens  Tokens  `yaml:"tokens"`
 	Limits  Limits  `yaml:"limits"`
 	Alerts  Alerts  `yaml:"alerts"`
-	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
+
+	Machines []string `yaml:"machines,omitempty"` // crypto machines that run apart; none: the one in this process
+	Link     Link     `yaml:"link"`               // to them
+
+	CA string `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
 // API is the data plane.
@@ -77,6 +81,8 @@ type Machine struct {
 	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 
 	Custodians Custodians `yaml:"custodians"`
+
+	Apart `yaml:",inline"` // of trikey machine serve
 }
 
 // Custodians is the listener for the shares of custodians who are elsewhere.
@@ -172,7 +178,7 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check()); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check(), c.checkMachines()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -225,9 +231,12 @@ func (c *Config) walk(f func(Key, reflect.Value) error) error {
 	var visit func(prefix string, v reflect.Value) error
 	visit = func(prefix string, v reflect.Value) error {
 		for i := range v.NumField() {
-			name := prefix + v.Type().Field(i).Tag.Get("yaml")
+			tag, rest, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+			name := prefix + tag
 			var err error
-			if v.Field(i).Kind() == reflect.Struct {
+			if rest == "inline" {
+				err = visit(prefix, v.Field(i))
+			} else if v.Field(i).Kind() == reflect.Struct {
 				err = visit(name+".", v.Field(i))
 			} else {
 				err = f(Key(name), v.Field(i))
@@ -273,6 +282,7 @@ func (c *Config) resolve(dir string) error {
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile,
+		&c.Machine.Cert, &c.Machine.Key, &c.Machine.ClientCA, &c.Machine.Socket, &c.Link.Cert, &c.Link.Key, &c.Link.CA,
 	}
 	for i := range c.Audit.Ship {
 		paths = append(paths, &c.Audit.Ship[i].File, &c.Audit.Ship[i].CA, &c.Audit.Ship[i].Syslog)
