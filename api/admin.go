@@ -47,6 +47,7 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Post("/admin/v1/keys/{key}/export", jsonhttp.Handle(maxAdminBody, a.exportKey))
 	r.Post("/admin/v1/imports", jsonhttp.Handle(maxAdminBody, a.beginImport))
 	r.Post("/admin/v1/imports/{id}", jsonhttp.Handle(maxAdminBody, a.finishImport))
+	a.tokenRoutes(r)
 	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
 	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))

@@ -20,6 +20,9 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkCredentials(r); err != nil {
+		return nil, err
+	}
 	from := s.clientAddr(r)
 	method, err := presented(r)
 	if err != nil {
@@ -39,23 +42,27 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 // one counts would be for whoever stands between to choose. A client certificate belongs
 // to the connection, and is the credential of requests that have none of their own.
 func presented(r *http.Request) (auth.Method, error) {
-	authorization := r.Header.Values("Authorization")
+	authorization := r.Header.Values("Authorization") // one at most: checkCredentials
 	signed := httpsig.Present(r)
 	switch {
-	case len(authorization) > 1 || len(authorization) == 1 && signed:
+	case len(authorization) > 0 && signed:
 		return "", fault.New(fault.Unauthorized, "more than one credential; send one Authorization, or a signature, and not both")
 	case signed:
 		return auth.Signature, nil
-	case len(authorization) == 1:
+	case len(authorization) > 0:
 		scheme, _, _ := strings.Cut(authorization[0], " ")
-		if !strings.EqualFold(scheme, "Basic") {
-			return "", fault.New(fault.Unauthorized, "the Authorization scheme is not one that is taken here; send the AppKey and AppSecret as HTTP Basic authentication")
+		switch {
+		case strings.EqualFold(scheme, "Basic"):
+			return auth.Basic, nil
+		case strings.EqualFold(scheme, "Bearer"):
+			return auth.Bearer, nil
 		}
-		return auth.Basic, nil
+		return "", fault.New(fault.Unauthorized, "the Authorization scheme is not one that is taken here; it is Basic, with the AppKey and AppSecret, or Bearer, with a token")
 	case certificate(r) != nil:
 		return auth.Certificate, nil
 	}
-	return "", fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, sign the request, or connect with a client certificate")
+	return "", fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, a token as Authorization: Bearer, "+
+		"sign the request, or connect with a client certificate")
 }
 
 // recognise finds the app by the credential of that kind, and by no other when it fails.
@@ -65,6 +72,9 @@ func (s *server) recognise(r *http.Request, apps *auth.Apps, method auth.Method,
 		return s.certified(r, apps, from)
 	case auth.Signature:
 		caller, err = s.signed(r, apps, from)
+	case auth.Bearer:
+		compact, _ := bearerToken(r)
+		caller, err = s.bearer(r, apps, compact)
 	default:
 		appKey, secret, ok := r.BasicAuth()
 		if !ok {

@@ -28,6 +28,7 @@ import (
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/nonce"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // Config is what a service needs.
@@ -50,6 +51,8 @@ type Config struct {
 
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
+
+	Tokens token.Config // without an issuer there are no tokens
 
 	// TendEvery is how often the service looks what is due of keys, and writes the
 	// counts of operations; one minute when zero.
@@ -79,6 +82,7 @@ type loaded struct {
 	apps   *auth.Apps
 	ranges ranges
 	nonces *nonce.Ledger
+	tokens *token.Authority
 	stop   context.CancelFunc // ends the watch and the steward
 	done   chan struct{}      // closed when the watch has ended
 	left   chan struct{}      // closed when the steward has
@@ -103,6 +107,7 @@ func New(cfg Config) *Service {
 	if cfg.TendEvery == 0 {
 		cfg.TendEvery = time.Minute
 	}
+	cfg.Tokens = cfg.Tokens.Filled()
 	s := &Service{
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
@@ -149,11 +154,12 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	}
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
 	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
+	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from := int64(math.MaxInt64)
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}, {token.Prefix, l.tokens.Apply}} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
@@ -183,6 +189,8 @@ func (l *loaded) apply(e record.Event) error {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
 		apply, remove = l.apps.Apply, l.apps.Remove
+	case strings.HasPrefix(e.Name, token.Prefix):
+		apply, remove = l.tokens.Apply, l.tokens.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
 	case e.Name == rangesRecord && !e.Deleted:

@@ -20,7 +20,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +52,12 @@ type Config struct {
 	// no AppKey, the certificate is the credential.
 	CertFile, KeyFile string
 
+	// Tokens has calls carry short-lived tokens, which the client gets with the AppKey
+	// and AppSecret, instead of these themselves. TokenFile is a file with a token that
+	// somebody else keeps fresh; then there is no AppKey.
+	Tokens    bool
+	TokenFile string
+
 	// CAFile is the PEM file of the authorities that sign the service's
 	// certificates; RootCAs the same in memory. Without either, the system's.
 	CAFile  string
@@ -81,12 +86,12 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // Client calls the service.
 type Client struct {
-	addresses     []string
-	authorization string // "": requests are signed, or the connection has a certificate
-	signs         bool
-	http          *http.Client
-	timeout       time.Duration
-	preferred     atomic.Uint32 // the address that answered last
+	addresses   []string
+	credentials credentials
+	signs       bool // by the transport
+	http        *http.Client
+	timeout     time.Duration
+	preferred   atomic.Uint32 // the address that answered last
 }
 
 // String tells of the client without its secret.
@@ -143,13 +148,14 @@ func New(cfg Config) (*Client, error) {
 	if transport.TLSClientConfig.Certificates, err = cfg.certificates(); err != nil {
 		return nil, err
 	}
-	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, signs: cfg.Sign}
-	switch {
-	case cfg.Sign:
-		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
-	case cfg.AppKey != "" || cfg.CertFile == "":
-		c.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret))
+	if cfg.Sign && (cfg.Tokens || cfg.TokenFile != "") {
+		return nil, fault.New(fault.BadConfig, "sdk: a request is signed or has a token, and not both; leave out Sign, or Tokens and TokenFile")
 	}
+	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, signs: cfg.Sign}
+	if c.signs {
+		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
+	}
+	c.credentials = cfg.credentials(secret, c)
 	return c, nil
 }
 
@@ -179,8 +185,11 @@ func (c Config) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+// Close closes idle connections, and ends a request for a token that is under way.
+func (c *Client) Close() {
+	c.credentials.close()
+	c.http.CloseIdleConnections()
+}
 
 // rounds is how often each address is tried.
 const rounds = 2
@@ -238,11 +247,21 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// call sends JSON and decodes the answer.
+// call sends JSON and decodes the answer. Where a token is no longer taken it tries once
+// more with another.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	header := http.Header{}
-	c.authorize(header)
-	return c.each(ctx, func(ctx context.Context, address string) error {
-		return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
-	})
+	for try := 0; ; try++ {
+		value, err := c.credentials.authorization(ctx)
+		if err != nil {
+			return err
+		}
+		header := http.Header{}
+		authorize(header, value)
+		err = c.each(ctx, func(ctx context.Context, address string) error {
+			return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
+		})
+		if try > 0 || !errors.Is(err, fault.Unauthorized) || !c.credentials.refused(value) {
+			return err
+		}
+	}
 }

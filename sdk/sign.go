@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net/http"
@@ -40,10 +41,18 @@ func (s *signer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.Transport.RoundTrip(signed)
 }
 
-// authorize adds the credential that a request itself carries.
-func (c *Client) authorize(h http.Header) {
-	if c.authorization != "" {
-		h.Set("Authorization", c.authorization)
+// elsewhere is the credential that is not in a header of ours: requests are signed, or the
+// connection has a certificate.
+type elsewhere struct{}
+
+func (elsewhere) authorization(context.Context) (string, error) { return "", nil }
+func (elsewhere) refused(string) bool                           { return false }
+func (elsewhere) close()                                        {}
+
+// authorize adds the credential that a request itself carries, if it does.
+func authorize(h http.Header, value string) {
+	if value != "" {
+		h.Set("Authorization", value)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // Method is a way in which a caller shows which app it is.
@@ -20,6 +21,7 @@ const (
 type Caller struct {
 	*App
 	Method Method
+	Token  *token.Token // of the method Bearer: it narrows what the app may do; nil otherwise
 }
 
 // errUnauthorized is the same for an AppKey that is not known, a secret that is
