@@ -20,7 +20,7 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkCredentials(r); err != nil {
+	if err := checkAddress(r); err != nil {
 		return nil, err
 	}
 	from := s.clientAddr(r)
@@ -42,14 +42,14 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 // one counts would be for whoever stands between to choose. A client certificate belongs
 // to the connection, and is the credential of requests that have none of their own.
 func presented(r *http.Request) (auth.Method, error) {
-	authorization := r.Header.Values("Authorization") // one at most: checkCredentials
+	authorization := r.Header.Values("Authorization")
 	signed := httpsig.Present(r)
 	switch {
-	case len(authorization) > 0 && signed:
+	case len(authorization) > 1 || len(authorization) == 1 && signed:
 		return "", fault.New(fault.Unauthorized, "more than one credential; send one Authorization, or a signature, and not both")
 	case signed:
 		return auth.Signature, nil
-	case len(authorization) > 0:
+	case len(authorization) == 1:
 		scheme, _, _ := strings.Cut(authorization[0], " ")
 		switch {
 		case strings.EqualFold(scheme, "Basic"):
@@ -57,11 +57,12 @@ func presented(r *http.Request) (auth.Method, error) {
 		case strings.EqualFold(scheme, "Bearer"):
 			return auth.Bearer, nil
 		}
-		return "", fault.New(fault.Unauthorized, "the Authorization scheme is not one that is taken here; it is Basic, with the AppKey and AppSecret, or Bearer, with a token")
+		return "", fault.New(fault.Unauthorized, "the Authorization scheme is not one that is taken here; send the AppKey and AppSecret as HTTP Basic authentication, "+
+			"or a token as Bearer")
 	case certificate(r) != nil:
 		return auth.Certificate, nil
 	}
-	return "", fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, a token as Authorization: Bearer, "+
+	return "", fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, or a token as Authorization: Bearer, "+
 		"sign the request, or connect with a client certificate")
 }
 
@@ -73,8 +74,7 @@ func (s *server) recognise(r *http.Request, apps *auth.Apps, method auth.Method,
 	case auth.Signature:
 		caller, err = s.signed(r, apps, from)
 	case auth.Bearer:
-		compact, _ := bearerToken(r)
-		caller, err = s.bearer(r, apps, compact)
+		caller, err = s.bearer(r, apps, from)
 	default:
 		appKey, secret, ok := r.BasicAuth()
 		if !ok {

@@ -81,8 +81,8 @@ type loaded struct {
 	keys   *keyIndex
 	apps   *auth.Apps
 	ranges ranges
-	nonces *nonce.Ledger
 	tokens *token.Authority
+	nonces *nonce.Ledger
 	stop   context.CancelFunc // ends the watch and the steward
 	done   chan struct{}      // closed when the watch has ended
 	left   chan struct{}      // closed when the steward has

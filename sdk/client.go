@@ -44,6 +44,11 @@ type Config struct {
 	AppSecret     string // or
 	AppSecretFile string // the file that has it
 
+	// Tokens has calls carry short-lived tokens, which the client gets with the AppKey
+	// and AppSecret, instead of these themselves. TokenFile is a file with a token that
+	// somebody else keeps fresh; then there is no AppKey.
+	Tokens    bool
+	TokenFile string
 	// Sign has requests signed by the AppSecret (RFC 9421) in place of sending it. Streams
 	// cannot be signed.
 	Sign bool
@@ -51,12 +56,6 @@ type Config struct {
 	// CertFile and KeyFile are a TLS client certificate and its key, in PEM. With them, and
 	// no AppKey, the certificate is the credential.
 	CertFile, KeyFile string
-
-	// Tokens has calls carry short-lived tokens, which the client gets with the AppKey
-	// and AppSecret, instead of these themselves. TokenFile is a file with a token that
-	// somebody else keeps fresh; then there is no AppKey.
-	Tokens    bool
-	TokenFile string
 
 	// CAFile is the PEM file of the authorities that sign the service's
 	// certificates; RootCAs the same in memory. Without either, the system's.
@@ -88,7 +87,7 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 type Client struct {
 	addresses   []string
 	credentials credentials
-	signs       bool // by the transport
+	signs       bool
 	http        *http.Client
 	timeout     time.Duration
 	preferred   atomic.Uint32 // the address that answered last
@@ -117,6 +116,9 @@ func New(cfg Config) (*Client, error) {
 			return nil, fault.New(fault.BadRequest, "sdk: the address %q does not begin with https://", a)
 		}
 		addresses[i] = strings.TrimSuffix(a, "/")
+	}
+	if cfg.Sign && (cfg.Tokens || cfg.TokenFile != "") {
+		return nil, fault.New(fault.BadRequest, "sdk: a request is signed or has a token, not both; set Sign, or Tokens or TokenFile")
 	}
 	secret, err := cfg.secret()
 	if err != nil {
@@ -148,11 +150,8 @@ func New(cfg Config) (*Client, error) {
 	if transport.TLSClientConfig.Certificates, err = cfg.certificates(); err != nil {
 		return nil, err
 	}
-	if cfg.Sign && (cfg.Tokens || cfg.TokenFile != "") {
-		return nil, fault.New(fault.BadConfig, "sdk: a request is signed or has a token, and not both; leave out Sign, or Tokens and TokenFile")
-	}
 	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, signs: cfg.Sign}
-	if c.signs {
+	if cfg.Sign {
 		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
 	}
 	c.credentials = cfg.credentials(secret, c)
@@ -251,12 +250,11 @@ func pause(ctx context.Context) error {
 // more with another.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	for try := 0; ; try++ {
-		value, err := c.credentials.authorization(ctx)
+		header := http.Header{}
+		value, err := c.authorize(ctx, header)
 		if err != nil {
 			return err
 		}
-		header := http.Header{}
-		authorize(header, value)
 		err = c.each(ctx, func(ctx context.Context, address string) error {
 			return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
 		})

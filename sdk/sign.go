@@ -1,8 +1,8 @@
 package sdk
 
 import (
-	"bytes"
 	"context"
+	"bytes"
 	"crypto/tls"
 	"io"
 	"net/http"
@@ -41,19 +41,14 @@ func (s *signer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.Transport.RoundTrip(signed)
 }
 
-// elsewhere is the credential that is not in a header of ours: requests are signed, or the
-// connection has a certificate.
-type elsewhere struct{}
-
-func (elsewhere) authorization(context.Context) (string, error) { return "", nil }
-func (elsewhere) refused(string) bool                           { return false }
-func (elsewhere) close()                                        {}
-
-// authorize adds the credential that a request itself carries, if it does.
-func authorize(h http.Header, value string) {
+// authorize adds the credential that a request itself carries, and returns it; "" where
+// requests are signed, or the connection has a certificate.
+func (c *Client) authorize(ctx context.Context, h http.Header) (string, error) {
+	value, err := c.credentials.authorization(ctx)
 	if value != "" {
 		h.Set("Authorization", value)
 	}
+	return value, err
 }
 
 // certificates reads the client certificate, if there is one.

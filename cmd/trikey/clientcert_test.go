@@ -79,9 +79,9 @@ func (i *identity) files(c tls.Certificate) (cert, key string) {
 	return filepath.Join(i.dir, "cert.pem"), filepath.Join(i.dir, "key.pem")
 }
 
-// showing is a client that shows a certificate; it keeps its connection, and its sessions
+// with is a client that shows a certificate; it keeps its connection, and its sessions
 // beyond it.
-func (s *site) showing(c ...tls.Certificate) *http.Client {
+func (s *site) with(c ...tls.Certificate) *http.Client {
 	transport, _ := s.client.Transport.(*http.Transport)
 	own := transport.Clone()
 	own.TLSClientConfig.Certificates = c
@@ -127,12 +127,12 @@ func TestClientCertificates(t *testing.T) {
 			t.Errorf("%s: %d %s", what, a.status, a.raw)
 		}
 	}
-	refused("not registered", s.asks(s.showing(good)), "add-cert")
-	if a := s.asks(s.showing(good), s.key, s.secret); a.status != 200 {
+	refused("not registered", s.asks(s.with(good)), "add-cert")
+	if a := s.asks(s.with(good), s.key, s.secret); a.status != 200 {
 		t.Errorf("a certificate that is nobody's beside Basic: %d %s", a.status, a.raw)
 	}
 	s.ok("app", "add-cert", "im", file)
-	client := s.showing(good)
+	client := s.with(good)
 	if a := s.asks(client); a.status != 200 {
 		t.Fatalf("registered: %d %s", a.status, a.raw)
 	}
@@ -149,12 +149,12 @@ func TestClientCertificates(t *testing.T) {
 		"not yet valid": {func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, "not valid before"},
 		"for servers":   {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "clientAuth"},
 	} {
-		refused(what, s.asks(s.showing(own.certificate(bad.change))), bad.text)
+		refused(what, s.asks(s.with(own.certificate(bad.change))), bad.text)
 	}
-	if a := s.asks(s.showing(own.certificate(nil))); a.status != 200 {
+	if a := s.asks(s.with(own.certificate(nil))); a.status != 200 {
 		t.Errorf("renewed for the same key: %d %s", a.status, a.raw)
 	}
-	refused("the same names, another key", s.asks(s.showing(newIdentity(t, nil).certificate(nil))), "add-cert")
+	refused("the same names, another key", s.asks(s.with(newIdentity(t, nil).certificate(nil))), "add-cert")
 
 	// With a credential in the request, that one decides.
 	if a := s.asks(client, s.key, s.secret); a.status != 200 {
@@ -187,7 +187,7 @@ func TestClientCertificates(t *testing.T) {
 	if len(shown.Certificates) != 1 {
 		t.Fatalf("app show: %+v", shown)
 	}
-	resumed := s.showing(good)
+	resumed := s.with(good)
 	if a := s.asks(resumed); a.status != 200 {
 		t.Errorf("%d %s", a.status, a.raw)
 	}
@@ -226,10 +226,10 @@ func TestClientAuthority(t *testing.T) {
 	good := member.certificate(nil)
 	file, _ := member.files(good)
 	s.ok("app", "add-cert", "im", file)
-	if a := s.asks(s.showing(good)); a.status != 200 {
+	if a := s.asks(s.with(good)); a.status != 200 {
 		t.Errorf("of the authority: %d %s", a.status, a.raw)
 	}
-	if a := s.asks(s.showing(), s.key, s.secret); a.status != 200 {
+	if a := s.asks(s.with(), s.key, s.secret); a.status != 200 {
 		t.Errorf("without a certificate: %d %s", a.status, a.raw)
 	}
 	stranger := newIdentity(t, nil)
@@ -240,7 +240,7 @@ func TestClientAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res, err := s.showing(own).Do(req); err == nil {
+	if res, err := s.with(own).Do(req); err == nil {
 		_ = res.Body.Close()
 		t.Errorf("of no authority, but registered: %s", res.Status)
 	}
