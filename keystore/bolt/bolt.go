@@ -56,8 +56,14 @@ type Store struct {
 	cfg Config
 	db  *bbolt.DB
 
-	mu      sync.Mutex    // guards all below
-	changed chan struct{} // closed, and made anew, by each transaction
+	history sync.RWMutex // held for writing while the history is dropped, for reading by who needs all of it
+	reading sync.RWMutex // held for reading by reading transactions, for writing while there must be none
+
+	mu      sync.Mutex       // guards all below
+	watches map[int64]*int64 // how far each watch is
+	watchID int64            // of the last one
+	moved   chan struct{}    // closed, and made anew, when a watch gets further
+	changed chan struct{}    // closed, and made anew, by each transaction
 	closed  chan struct{} // closed by Close
 	ended   bool
 }
@@ -74,7 +80,10 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = time.Second
 	}
-	s := &Store{cfg: cfg, changed: make(chan struct{}), closed: make(chan struct{})}
+	s := &Store{
+		cfg: cfg, watches: map[int64]*int64{},
+		moved: make(chan struct{}), changed: make(chan struct{}), closed: make(chan struct{}),
+	}
 	fresh, err := isFresh(cfg.Path)
 	if err != nil {
 		return nil, err
@@ -182,6 +191,8 @@ func (s *Store) view(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	s.reading.RLock()
+	defer s.reading.RUnlock()
 	return s.guard(func() error { return s.closedError(s.db.View(f)) })
 }
 
