@@ -86,7 +86,7 @@ func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, e
 	if err := id.UnmarshalText([]byte(chi.URLParam(r, "id"))); err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.FinishImport(r.Context(), actor(r), n, id, in.Blob))
+	return a.adminKey(a.service.FinishImport(r.Context(), actor(r), n, id, in.Blob))
 }
 
 func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/record"
 )
@@ -51,7 +53,8 @@ type Version struct {
 	Version uint32         `json:"version"`
 	State   life.State     `json:"state"`
 	KCV     string         `json:"kcv"`
-	Wrapped hsm.WrappedKey `json:"wrapped,omitzero"` // empty once destroyed
+	Wrapped hsm.WrappedKey `json:"wrapped,omitzero"` // empty once destroyed, and in records
+	Locked  epochs.Locked  `json:"locked,omitzero"`  // Wrapped as records have it: under the destruction key
 	Created time.Time      `json:"created"`
 	Marks   *Marks         `json:"marks,omitzero"`
 
@@ -119,31 +122,32 @@ func newKeyIndex() *keyIndex {
 	}
 }
 
-// apply takes a record in.
-func (x *keyIndex) apply(r record.Record) error {
+// parseKey reads a record, whose keys are still locked.
+func parseKey(r record.Record) (*Key, error) {
 	k := &Key{revision: r.Entry}
 	if err := r.Decode(k); err != nil {
-		return err
+		return nil, err
 	}
-	if err := k.check(r.Name); err != nil {
-		return err
+	if r.Name != keyEntry(k.Index) {
+		return nil, fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", r.Name)
 	}
-	x.put(k)
-	return nil
+	return k, nil
 }
 
-func (x *keyIndex) put(k *Key) {
+// put takes a key in, unless a newer one is there, and returns the one before.
+func (x *keyIndex) put(k *Key) (old *Key) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if old := x.byIndex[k.Index]; old == nil {
+	if old = x.byIndex[k.Index]; old == nil {
 		k.use = &keyUse{}
 	} else if k.use = old.use; old.revision >= k.revision {
-		return
+		return old
 	}
 	x.byIndex[k.Index] = k
 	x.byName[k.Name] = k
 	file(x.tended, k, k.isTended())
 	file(x.owned, k, k.owner() != "")
+	return old
 }
 
 func file(into map[uint32]*Key, k *Key, belongs bool) {

@@ -135,7 +135,7 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	if !reflect.ValueOf(n.Settings).IsZero() {
 		k.Settings = &n.Settings
 	}
-	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: 1, Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
+	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: l.unused(n.Index, 1), Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	}
 	generation := v.Wrapped.Generation()
 	k.Versions = []Version{v}
-	content, err := record.JSON(k)
+	content, err := l.content(k)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ var errNotDue = errors.New("kms: the rotation is not due")
 
 // rotate rotates a key if it is still due when its record is changed.
 func (s *Service) rotate(ctx context.Context, who Actor, index uint32, due func(*Key) bool) (*Key, error) {
-	return s.change(ctx, who, index, "key rotated", func(_ *loaded, k *Key) error {
+	return s.change(ctx, who, index, "key rotated", func(l *loaded, k *Key) error {
 		switch before := k.Newest(); {
 		case !due(k):
 			return errNotDue
@@ -212,7 +212,7 @@ func (s *Service) rotate(ctx context.Context, who Actor, index uint32, due func(
 			return fault.New(fault.Conflict, "version %d of key %d is not active yet; activate it (trikey key activate %d)", before.Version, k.Index, k.Index)
 		}
 		b := k.binding()
-		b.Version = k.Newest().Version + 1
+		b.Version = l.unused(k.Index, k.Newest().Version+1)
 		v, err := s.newVersion(ctx, b, s.cfg.Machine.GenerateKey)
 		if err != nil {
 			return err

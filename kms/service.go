@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/record"
 )
@@ -50,6 +50,10 @@ type Config struct {
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
 
+	// Epochs is the directory of the file of destruction keys. Without one wrapped keys
+	// are stored as the machine made them, and old copies of the store open for ever.
+	Epochs string
+
 	// TendEvery is how often the service looks what is due of keys, and writes the
 	// counts of operations; one minute when zero.
 	TendEvery time.Duration
@@ -66,6 +70,9 @@ type Service struct {
 
 	health health
 
+	erasing sync.Mutex   // guards epochs
+	epochs  *epochs.Keys // nil while sealed
+
 	mu     sync.RWMutex       // guards all below
 	loaded *loaded            // nil until Load
 	why    error              // why it is not loaded
@@ -77,9 +84,12 @@ type loaded struct {
 	keys   *keyIndex
 	apps   *auth.Apps
 	ranges ranges
-	stop   context.CancelFunc // ends the watch and the steward
-	done   chan struct{}      // closed when the watch has ended
-	left   chan struct{}      // closed when the steward has
+	epochs *epochs.Keys // nil where none are configured
+	owed   sync.Map     // indexes of keys of which something is still to be erased
+
+	stop context.CancelFunc // ends the watch and the steward
+	done chan struct{}      // closed when the watch has ended
+	left chan struct{}      // closed when the steward has
 
 	exhausted chan exhausted // versions to be rotated because of their count
 }
@@ -145,13 +155,30 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.keep.Verify(ctx); err != nil {
 		return nil, err
 	}
-	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	// What a purge that was cut short has left, before anybody follows the changes.
+	if err := s.purge(ctx); err != nil {
+		return nil, err
+	}
+	destruction, destroyed, err := s.openEpochs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &loaded{epochs: destruction, keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
 	l.apps = auth.New(s.keep, l.keys.grantable)
-	from := int64(math.MaxInt64)
+	from, plain, err := s.loadKeys(ctx, l)
+	if err == nil {
+		err = s.catchUp(ctx, l, destroyed, plain)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(plain) > 0 {
+		return s.load(ctx) // they were changed, and the history of it purged
+	}
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+	}{{auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
@@ -169,8 +196,8 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 }
 
 // apply takes a change in.
-func (l *loaded) apply(e record.Event) error {
-	apply, remove := l.keys.apply, l.keys.remove
+func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
+	apply, remove := func(r record.Record) error { return s.applyKey(ctx, l, r) }, l.keys.remove
 	switch {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
@@ -189,6 +216,36 @@ func (l *loaded) apply(e record.Event) error {
 	return apply(e.Record)
 }
 
+// applyKey takes a key in that was changed here or by another node. What that one has
+// destroyed is erased here too.
+func (s *Service) applyKey(ctx context.Context, l *loaded, r record.Record) error {
+	k, err := parseKey(r)
+	if err == nil {
+		err = l.unlock(k)
+	}
+	if err == nil {
+		err = k.check(r.Name)
+	}
+	if err != nil {
+		return err
+	}
+	var before []hsm.WrappedKey
+	if old := l.keys.put(k); old != nil {
+		for _, v := range old.Versions {
+			if v.Wrapped != "" && k.gone(v.Version) {
+				before = append(before, v.Wrapped)
+			}
+		}
+	}
+	if len(before) == 0 {
+		return nil
+	}
+	if err := s.erase(ctx, l, k, before); err != nil {
+		s.cfg.Log.Error("a destroyed key version is not erased here yet; it is tried again", "index", k.Index, "error", err)
+	}
+	return nil
+}
+
 // Unload forgets every record, before the machine is sealed.
 func (s *Service) Unload() {
 	s.mu.Lock()
@@ -205,6 +262,7 @@ func (s *Service) Unload() {
 		<-l.left
 		l.apps.Wipe()
 	}
+	s.closeEpochs()
 }
 
 // Close ends the service. The store and the machine stay their openers'.

@@ -130,6 +130,13 @@ func (s *Service) Tend(ctx context.Context) (Tended, error) {
 }
 
 func (s *Service) tend(ctx context.Context, l *loaded) (done Tended, err error) {
+	owed := s.settleOwed(ctx, l)
+	defer func() {
+		if done.Destroyed > 0 {
+			owed = errors.Join(owed, s.purge(ctx))
+		}
+		err = errors.Join(err, owed)
+	}()
 	for _, k := range l.keys.due(s.now()) {
 		// Renewed for each key, so that it lasts as long as the work.
 		if done.Elected, err = s.lease.Hold(ctx); err != nil || !done.Elected {

@@ -64,7 +64,7 @@ type Store struct {
 	watchID int64            // of the last one
 	moved   chan struct{}    // closed, and made anew, when a watch gets further
 	changed chan struct{}    // closed, and made anew, by each transaction
-	closed  chan struct{} // closed by Close
+	closed  chan struct{}    // closed by Close
 	ended   bool
 }
 

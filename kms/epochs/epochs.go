@@ -75,11 +75,19 @@ func Open(ctx context.Context, machine hsm.Machine, dir string) (*Keys, error) {
 		return nil, fault.Wrap(fault.RecordDamaged, err, "the destruction keys")
 	}
 	k, err := Read(ctx, machine, raw)
-	if err == nil {
-		k.dir = dir
-		err = k.tidy()
+	if err != nil {
+		return nil, err
 	}
-	return k, err
+	k.dir = dir
+	// A rotation of the root that was cut short leaves a sealing under the other root.
+	if head, _, _ := parse(raw); len(head.Generations) > 1 {
+		err = k.write(ctx, k.tree, k.counter, k.generations)
+	}
+	if err = errors.Join(err, k.tidy()); err != nil {
+		k.Close()
+		return nil, err
+	}
+	return k, nil
 }
 
 // Read reads a file's content. What is changed of these keys is not kept.
@@ -101,7 +109,7 @@ func Read(ctx context.Context, machine hsm.Machine, raw []byte) (*Keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Keys{machine: machine, id: head.ID, counter: head.Counter, generations: head.Generations, tree: t}, nil
+	return &Keys{machine: machine, id: head.ID, counter: head.Counter, generations: []uint32{status.Generation}, tree: t}, nil
 }
 
 // ID tells these destruction keys from those of other key stores.

@@ -197,7 +197,7 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 		return n, err
 	}
 	n.service = kms.New(kms.Config{
-		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+		Machine: n.engine, Store: n.store, Epochs: cfg.Data, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
 	})
 	return n, n.openDesk(ctx, cfg)
 }
