@@ -53,6 +53,7 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
 	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
 	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
+	a.backups(r, log)
 	return r
 }
 

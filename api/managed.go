@@ -24,7 +24,7 @@ import (
 func managed(log *audit.Log) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodGet || r.Method == http.MethodHead || log == nil {
+			if r.Method == http.MethodGet || r.Method == http.MethodHead || log == nil || streams(r) {
 				next.ServeHTTP(w, r)
 				return
 			}

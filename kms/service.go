@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/trikey/trikey/hsm"
@@ -54,6 +55,13 @@ type Config struct {
 	// are stored as the machine made them, and old copies of the store open for ever.
 	Epochs string
 
+	// Host tells what a backup has besides the records; nil: none can be made.
+	Host func(ctx context.Context) (BackupHost, error)
+	// Scratch makes a store in a directory for a drill; nil: there are no drills.
+	Scratch func(dir string) (keystore.Store, error)
+	// Idle leaves undone what is due of keys: the service shows what there is.
+	Idle bool
+
 	// TendEvery is how often the service looks what is due of keys, and writes the
 	// counts of operations; one minute when zero.
 	TendEvery time.Duration
@@ -81,11 +89,13 @@ type Service struct {
 
 // loaded is what exists only while the machine is open.
 type loaded struct {
-	keys   *keyIndex
-	apps   *auth.Apps
-	ranges ranges
-	epochs *epochs.Keys // nil where none are configured
-	owed   sync.Map     // indexes of keys of which something is still to be erased
+	keys     *keyIndex
+	apps     *auth.Apps
+	ranges   ranges
+	epochs   *epochs.Keys              // nil where none are configured
+	backedUp atomic.Pointer[time.Time] // when the newest backup was made; nil: never
+
+	owed sync.Map // indexes of keys of which something is still to be erased
 
 	stop context.CancelFunc // ends the watch and the steward
 	done chan struct{}      // closed when the watch has ended
@@ -178,7 +188,7 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+	}{{auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}, {backupsRecord, l.applyBackup}} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
@@ -190,7 +200,9 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	s.followers.Go(func() { s.follow(follow, l, from) })
 	s.followers.Go(func() {
 		defer close(l.left)
-		s.keepHouse(follow, l)
+		if !s.cfg.Idle {
+			s.keepHouse(follow, l)
+		}
 	})
 	return l, nil
 }
@@ -204,6 +216,8 @@ func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
 		apply, remove = l.apps.Apply, l.apps.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
+	case e.Name == backupsRecord && !e.Deleted:
+		apply = l.applyBackup
 	case e.Name == rangesRecord && !e.Deleted:
 		apply = l.ranges.apply
 	default:

@@ -42,12 +42,12 @@ func (s *site) storeIn(c etcdtest.Cluster, files *etcdtest.Files) {
 func (s *site) join() *site {
 	s.t.Helper()
 	b := newSite(s.t)
-	record, err := os.ReadFile(s.path("data", "machine.json"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.WriteFile(b.path("data", "machine.json"), record, 0o600); err != nil {
-		s.t.Fatal(err)
+	for _, name := range []string{"machine.json", "epochs"} {
+		content, err := os.ReadFile(s.path("data", name))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.write(b.path("data", name), content)
 	}
 	first, err := config.Load(s.path("trikey.yaml"), nil)
 	if err != nil {

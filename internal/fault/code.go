@@ -73,6 +73,11 @@ const (
 	StoreLocked   Code = "store_locked"
 	RecordDamaged Code = "record_damaged"
 	AuditAltered  Code = "audit_altered"
+
+	BackupDamaged  Code = "backup_damaged"
+	BackupForeign  Code = "backup_foreign"
+	BackupRollback Code = "backup_rollback"
+
 	Findings      Code = "findings"
 	FileMode      Code = "file_mode"
 	BadConfig     Code = "bad_config"
@@ -153,6 +158,10 @@ var kinds = map[Code]kind{
 	StoreLocked:   {"The key store is in use by another process", http.StatusConflict, ExitUnavailable, false},
 	RecordDamaged: {"A record of the key store was altered", http.StatusInternalServerError, ExitUnverified, false},
 	AuditAltered:  {"The audit log was altered", http.StatusInternalServerError, ExitUnverified, false},
+	BackupDamaged:  {"The backup is damaged", http.StatusUnprocessableEntity, ExitUnverified, false},
+	BackupForeign:  {"The backup is of another machine, or does not belong together", http.StatusUnprocessableEntity, ExitUnverified, false},
+	BackupRollback: {"The destruction keys are older than the backup", http.StatusUnprocessableEntity, ExitUnverified, false},
+
 	Findings:      {"There are findings", http.StatusInternalServerError, ExitUnverified, false},
 	FileMode:      {"The file's mode is too open", http.StatusForbidden, ExitRefused, false},
 	BadConfig:     {"The configuration is wrong", http.StatusInternalServerError, ExitUsage, false},

@@ -20,6 +20,7 @@ import (
 	"github.com/trikey/trikey/cmd/trikey/config"
 	"github.com/trikey/trikey/hsm/console"
 	"github.com/trikey/trikey/hsm/submit"
+	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/unixsock"
@@ -95,6 +96,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	metrics := api.NewMetrics(n.desk.Status)
 	metrics.CountKeys(n.service)
+	metrics.WatchBackups(n.service, failpoint.Now)
 	s := &servers{}
 	defer s.close()
 	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/trikey/trikey/hsm/pintry"
 	"github.com/trikey/trikey/hsm/resident"
 	"github.com/trikey/trikey/hsm/soft"
+	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
@@ -38,6 +40,7 @@ type node struct {
 	desk    *custody.Desk
 	audit   *audit.Log
 	console hsm.Console // the desk, with every step recorded
+	tries   string      // directory of the count of PIN tries; "": the data directory
 	store   keystore.Store
 	service *kms.Service
 }
@@ -139,7 +142,7 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 			return custody.Config{}, err
 		}
 	}
-	tries, err := pintry.Open(cfg.Data)
+	tries, err := pintry.Open(cmp.Or(n.tries, cfg.Data))
 	if err != nil {
 		return custody.Config{}, err
 	}
@@ -197,7 +200,8 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 		return n, err
 	}
 	n.service = kms.New(kms.Config{
-		Machine: n.engine, Store: n.store, Epochs: cfg.Data, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+		Machine: n.engine, Store: n.store, Epochs: cfg.Data, Now: failpoint.Now, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+		Host: func(context.Context) (kms.BackupHost, error) { return n.backupHost(cfg) }, Scratch: scratchStore,
 	})
 	return n, n.openDesk(ctx, cfg)
 }
