@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/trikey/trikey/cmd/trikey/config"
+	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
 )
 
@@ -50,8 +51,8 @@ func (b *site) untouched() {
 	}
 }
 
-// stored is the value of an entry in the site's key store, out of a copy of the file.
-func (s *site) stored(name string) []byte {
+// entries are those of the site's key store under a prefix, out of a copy of the file.
+func (s *site) entries(prefix string) []keystore.Entry {
 	s.t.Helper()
 	raw, err := os.ReadFile(s.path("data", "store.db"))
 	if err != nil {
@@ -64,11 +65,21 @@ func (s *site) stored(name string) []byte {
 		s.t.Fatal(err)
 	}
 	defer func() { _ = store.Close() }()
-	e, err := store.Get(s.t.Context(), name)
+	list, _, err := store.List(s.t.Context(), prefix, "", 1<<20)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return e.Value
+	return list
+}
+
+// stored is the value of one entry.
+func (s *site) stored(name string) []byte {
+	s.t.Helper()
+	list := s.entries(name)
+	if len(list) != 1 {
+		s.t.Fatalf("%d entries are %s", len(list), name)
+	}
+	return list[0].Value
 }
 
 // onDisk reports whether bytes are in any file of the data directory.

@@ -38,7 +38,7 @@ func (s *site) storeIn(c etcdtest.Cluster, files *etcdtest.Files) {
 }
 
 // join makes a second node: a machine of its own with its own chip, which the cards of the
-// first open, because it has the first one's record.
+// first open, because it has the first one's record; and its destruction keys.
 func (s *site) join() *site {
 	s.t.Helper()
 	b := newSite(s.t)
@@ -123,8 +123,8 @@ func TestEtcd(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Installed(t), Members: 3, TLS: files})
 	a := newSite(t)
 	a.storeIn(c, files)
-	b := a.join()
 	a.open()
+	b := a.join()
 	a.ok("key", "create", "--index", "1", "--name", "first")
 	b.start()
 	if r := b.unseal(a.cards()...); r.code != 0 {
@@ -229,8 +229,8 @@ func TestEtcdCompacted(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Installed(t), TLS: files})
 	a := newSite(t)
 	a.storeIn(c, files)
-	b := a.join()
 	a.open()
+	b := a.join()
 	a.createApp("im", "127.0.0.1/32", "keys=1-99;ops=encrypt")
 	b.start()
 	if r := b.unseal(a.cards()...); r.code != 0 {

@@ -45,11 +45,11 @@ func (s *Store) Purge(ctx context.Context) error {
 }
 
 func (s *Store) dropHistory(tx *bbolt.Tx) error {
-	c := tx.Bucket(historyBucket).Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.First() {
-		if err := c.Delete(); err != nil {
-			return err
-		}
+	if err := tx.DeleteBucket(historyBucket); err != nil {
+		return err
+	}
+	if _, err := tx.CreateBucket(historyBucket); err != nil {
+		return err
 	}
 	return putNumber(tx, compactedKey, number(tx, revisionKey))
 }
