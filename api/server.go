@@ -2,7 +2,7 @@
 // the management socket for the command line (NewAdmin), and the ops listener
 // (NewOps). docs/api.md describes all three for their users.
 //
-// Every data route but the published key set goes through server.route, which answers for the machine being
+// Every data route but the published key set and metadata goes through server.route, which answers for the machine being
 // open, the caller being known, and its address being allowed, before the route
 // sees the request.
 package api
@@ -66,6 +66,11 @@ func New(cfg Config) http.Handler {
 	r.Post("/v1/keys/{key}/mac/verify", s.route("mac_verify", s.verifyMac))
 	r.Get("/v1/random", s.route("random", s.random))
 	r.Get("/v1/keys/{key}", s.route("key", s.key))
+	r.Post("/v1/tokens/user", s.route("token_user", s.userToken))
+	r.Post("/oauth2/token", s.oauth("oauth_token", s.issueToken))
+	r.Post("/oauth2/revoke", s.oauth("oauth_revoke", s.revokeToken))
+	r.Post("/oauth2/introspect", s.oauth("oauth_introspect", s.introspect))
+	r.Get("/.well-known/oauth-authorization-server", s.metadata)
 	r.Get("/.well-known/jwks.json", s.keySet)
 	return r
 }
@@ -73,13 +78,14 @@ func New(cfg Config) http.Handler {
 // request is one authenticated request.
 type request struct {
 	*http.Request
-	w      http.ResponseWriter // records the request in the audit before it answers
-	in     http.ResponseWriter // the connection's own, for reading the body
-	caller *auth.Caller        // nil before it is known
-	items  int                 // operations done, for the metrics
-	calls  []kms.Call          // what was done, for the audit
-	begun  bool                // the answer has begun: an error can no longer be one
-	bytes  int64               // of plaintext that a stream carried, for the metrics
+	w       http.ResponseWriter // records the request in the audit before it answers
+	in      http.ResponseWriter // the connection's own, for reading the body
+	caller  *auth.Caller        // nil before it is known
+	items   int                 // operations done, for the metrics
+	calls   []kms.Call          // what was done, for the audit
+	details map[string]string   // of a token that was issued, for the audit
+	begun   bool                // the answer has begun: an error can no longer be one
+	bytes   int64               // of plaintext that a stream carried, for the metrics
 }
 
 // key returns the reference in the request's path.
@@ -106,7 +112,7 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 		err := s.audited(op, req, serve)
 		if err != nil && !req.begun {
 			if fault.CodeOf(err) == fault.Unauthorized {
-				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
+				challenge(w, r)
 			}
 			jsonhttp.Error(w, r, public(err))
 		}
@@ -124,6 +130,9 @@ func (s *server) audited(op string, r *request, serve func(*request) error) erro
 	}
 	var err error
 	if r.caller, err = s.identify(r.Request); err != nil {
+		return s.recordFailure(op, r, err)
+	}
+	if err := permit(op, r.caller); err != nil {
 		return s.recordFailure(op, r, err)
 	}
 	recorder := &recorder{ResponseWriter: r.in, record: func() error { return s.record(op, r, nil) }}

@@ -28,6 +28,7 @@ import (
 	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // Config is what a service needs.
@@ -62,6 +63,8 @@ type Config struct {
 	// Idle leaves undone what is due of keys: the service shows what there is.
 	Idle bool
 
+	Tokens token.Config // without an issuer there are no tokens
+
 	// TendEvery is how often the service looks what is due of keys, and writes the
 	// counts of operations; one minute when zero.
 	TendEvery time.Duration
@@ -92,6 +95,7 @@ type loaded struct {
 	keys     *keyIndex
 	apps     *auth.Apps
 	ranges   ranges
+	tokens   *token.Authority
 	epochs   *epochs.Keys              // nil where none are configured
 	backedUp atomic.Pointer[time.Time] // when the newest backup was made; nil: never
 
@@ -121,6 +125,7 @@ func New(cfg Config) *Service {
 	if cfg.TendEvery == 0 {
 		cfg.TendEvery = time.Minute
 	}
+	cfg.Tokens = cfg.Tokens.Filled()
 	s := &Service{
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
@@ -175,6 +180,7 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	}
 	l := &loaded{epochs: destruction, keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
 	l.apps = auth.New(s.keep, l.keys.grantable)
+	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from, plain, err := s.loadKeys(ctx, l)
 	if err == nil {
 		err = s.catchUp(ctx, l, destroyed, plain)
@@ -188,7 +194,13 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}, {backupsRecord, l.applyBackup}} {
+	}{
+		{auth.Prefix, l.apps.Apply},
+		{usePrefix, l.keys.applyUse},
+		{rangesRecord, l.ranges.apply},
+		{backupsRecord, l.applyBackup},
+		{token.Prefix, l.tokens.Apply},
+	} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
@@ -214,6 +226,8 @@ func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
 		apply, remove = l.apps.Apply, l.apps.Remove
+	case strings.HasPrefix(e.Name, token.Prefix):
+		apply, remove = l.tokens.Apply, l.tokens.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
 	case e.Name == backupsRecord && !e.Deleted:

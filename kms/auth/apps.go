@@ -196,7 +196,10 @@ func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*Caller, er
 	return &Caller{App: app, Method: Basic}, nil
 }
 
-// Find returns the app of that name.
+// Entry is the name of an app's record.
+func Entry(name string) string { return appPrefix + name }
+
+// Find returns the app of that name, as it is known here.
 func (a *Apps) Find(name string) (*App, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
