@@ -192,7 +192,6 @@ func TestRotateEpochs(t *testing.T) {
 		}
 		return head.Generations
 	}
-	s.nextRoot()
 	root := s.nextRoot()
 	during := 0
 	stopped, stop := context.WithCancel(ctx)

@@ -36,18 +36,18 @@ func (s *site) bare() *site {
 }
 
 // restore restores a backup on a bare host with the cards of the site that it is of.
-func (b *site) restore(cards []string, args ...string) result {
-	b.t.Helper()
-	args = append([]string{"backup", "restore", "--state", b.path("state")}, args...)
-	return b.run(append(args, b.pins(cards...)...)...)
+func (s *site) restore(cards []string, args ...string) result {
+	s.t.Helper()
+	args = append([]string{"backup", "restore", "--state", s.path("state")}, args...)
+	return s.run(append(args, s.pins(cards...)...)...)
 }
 
 // untouched checks that a restore that was refused has left nothing.
-func (b *site) untouched() {
-	b.t.Helper()
-	left, err := filepath.Glob(b.path("data*"))
+func (s *site) untouched() {
+	s.t.Helper()
+	left, err := filepath.Glob(s.path("data*"))
 	if err != nil || len(left) > 0 {
-		b.t.Errorf("a refused restore has left %v: %v", left, err)
+		s.t.Errorf("a refused restore has left %v: %v", left, err)
 	}
 }
 

@@ -134,7 +134,7 @@ func commitRestore(ctx context.Context, cfg *config.Config, staging string) erro
 			return err
 		}
 	}
-	if err := errors.Join(os.Chmod(staging, 0o700), syncDir(staging)); err != nil {
+	if err := syncDir(staging); err != nil {
 		return err
 	}
 	// An empty directory is replaced; one that is not, by now, is not.
