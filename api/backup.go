@@ -22,7 +22,7 @@ import (
 // backupRoutes begins the routes whose bodies are streams: managed would keep them back.
 const backupRoutes = "/admin/v1/backup"
 
-func streams(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, backupRoutes) }
+func isBackup(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, backupRoutes) }
 
 // maxEpochs bounds a file of destruction keys.
 const maxEpochs = 256 << 20

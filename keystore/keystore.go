@@ -107,7 +107,7 @@ type Store interface {
 // no such operation: there, values of before are gone when all members are compacted and
 // defragmented.
 type Purger interface {
-	// Purge removes what was replaced or deleted from the files, the history too: a
-	// watch that is behind gets ErrCompacted.
+	// Purge removes what was replaced or deleted before the call from the files, the
+	// history too: a watch that stays behind gets ErrCompacted.
 	Purge(ctx context.Context) error
 }

@@ -62,6 +62,7 @@ type Store struct {
 	mu      sync.Mutex       // guards all below
 	watches map[int64]*int64 // how far each watch is
 	watchID int64            // of the last one
+	pins    map[int64]int    // revisions since which snapshots need the history, and how many do
 	moved   chan struct{}    // closed, and made anew, when a watch gets further
 	changed chan struct{}    // closed, and made anew, by each transaction
 	closed  chan struct{}    // closed by Close
@@ -81,7 +82,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg.LockTimeout = time.Second
 	}
 	s := &Store{
-		cfg: cfg, watches: map[int64]*int64{},
+		cfg: cfg, watches: map[int64]*int64{}, pins: map[int64]int{},
 		moved: make(chan struct{}), changed: make(chan struct{}), closed: make(chan struct{}),
 	}
 	fresh, err := isFresh(cfg.Path)

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -28,9 +29,9 @@ const watcherPatience = time.Second
 func (s *Store) Purge(ctx context.Context) error {
 	s.history.Lock()
 	defer s.history.Unlock()
-	s.awaitWatchers(ctx)
+	last := s.awaitWatchers(ctx)
 	return s.guard(func() error {
-		if err := s.closedError(s.db.Update(s.dropHistory)); err != nil {
+		if err := s.closedError(s.db.Update(func(tx *bbolt.Tx) error { return s.dropHistory(tx, last) })); err != nil {
 			return err
 		}
 		failpoint.Hit("history-dropped")
@@ -44,14 +45,24 @@ func (s *Store) Purge(ctx context.Context) error {
 	})
 }
 
-func (s *Store) dropHistory(tx *bbolt.Tx) error {
+// dropHistory drops the transactions up to last, which every watch has seen. What has come
+// since stays.
+func (s *Store) dropHistory(tx *bbolt.Tx, last int64) error {
+	type event struct{ key, value []byte }
+	var since []event
+	c := tx.Bucket(historyBucket).Cursor()
+	for k, v := c.Seek(eventKey(last+1, 0)); k != nil; k, v = c.Next() {
+		since = append(since, event{bytes.Clone(k), bytes.Clone(v)})
+	}
+	// Deleting them one by one takes bbolt quadratic time.
 	if err := tx.DeleteBucket(historyBucket); err != nil {
 		return err
 	}
-	if _, err := tx.CreateBucket(historyBucket); err != nil {
-		return err
+	history, err := tx.CreateBucket(historyBucket)
+	for _, e := range since {
+		err = errors.Join(err, history.Put(e.key, e.value))
 	}
-	return putNumber(tx, compactedKey, number(tx, revisionKey))
+	return errors.Join(err, putNumber(tx, compactedKey, max(last, number(tx, compactedKey))))
 }
 
 // overwriteFree zeroes the free pages. tx is the only transaction there is.
@@ -94,11 +105,11 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// awaitWatchers waits until every watch has seen the last transaction.
-func (s *Store) awaitWatchers(ctx context.Context) {
-	var last int64
+// awaitWatchers waits until every watch has seen the last transaction, and returns which
+// that is.
+func (s *Store) awaitWatchers(ctx context.Context) (last int64) {
 	if s.view(ctx, func(tx *bbolt.Tx) error { last = number(tx, revisionKey); return nil }) != nil {
-		return // Purge finds out itself
+		return 0 // Purge finds out itself
 	}
 	deadline := time.NewTimer(watcherPatience)
 	defer deadline.Stop()
@@ -110,16 +121,16 @@ func (s *Store) awaitWatchers(ctx context.Context) {
 		}
 		s.mu.Unlock()
 		if !behind {
-			return
+			return last
 		}
 		select {
 		case <-moved:
 		case <-deadline.C:
-			return
+			return last
 		case <-s.closed:
-			return
+			return last
 		case <-ctx.Done():
-			return
+			return last
 		}
 	}
 }

@@ -3,6 +3,8 @@ package bolt
 import (
 	"context"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/trikey/trikey/keystore"
 )
 
@@ -16,15 +18,18 @@ const snapshotPage = 500
 func (s *Store) Snapshot(ctx context.Context, f func([]keystore.Write) error) (int64, error) {
 	s.history.RLock()
 	defer s.history.RUnlock()
-	var first, last int64
+	first, err := s.pin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer s.unpin(first)
+	last := first
 	for after, more := "", true; more; {
 		entries, revision, err := s.List(ctx, "", after, snapshotPage)
 		if err != nil {
 			return 0, err
 		}
-		if last = revision; first == 0 {
-			first = revision
-		}
+		last = revision
 		if more = len(entries) == snapshotPage; len(entries) == 0 {
 			break
 		}
@@ -54,4 +59,35 @@ func (s *Store) Snapshot(ctx context.Context, f func([]keystore.Write) error) (i
 		first = to
 	}
 	return last, nil
+}
+
+// pin keeps the history from now on until unpin: writers may be faster than who reads the
+// snapshot.
+func (s *Store) pin(ctx context.Context) (revision int64, err error) {
+	// Nothing is dropped between the two: only a transaction drops, after writing.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = s.view(ctx, func(tx *bbolt.Tx) error { revision = number(tx, revisionKey); return nil })
+	if err == nil {
+		s.pins[revision]++
+	}
+	return revision, err
+}
+
+func (s *Store) unpin(revision int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pins[revision]--; s.pins[revision] == 0 {
+		delete(s.pins, revision)
+	}
+}
+
+// pinned returns the newest transaction, up to one, that the history can do without.
+func (s *Store) pinned(floor int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for revision := range s.pins {
+		floor = min(floor, revision)
+	}
+	return floor
 }

@@ -97,9 +97,14 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	metrics := api.NewMetrics(n.desk.Status)
 	metrics.CountKeys(n.service)
 	metrics.WatchBackups(n.service, failpoint.Now)
+	metrics.WatchSecrets(n.service)
+	clients, err := withClients(own.config(), cfg.API.ClientCA)
+	if err != nil {
+		return err
+	}
 	s := &servers{}
 	defer s.close()
-	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
+	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
 		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
 	}))
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))

@@ -38,8 +38,9 @@ type Config struct {
 // API is the data plane.
 type API struct {
 	Listen         string         `yaml:"listen"`
-	Cert           string         `yaml:"cert"` // PEM file
-	Key            string         `yaml:"key"`  // PEM file, mode 0600
+	Cert           string         `yaml:"cert"`      // PEM file
+	Key            string         `yaml:"key"`       // PEM file, mode 0600
+	ClientCA       string         `yaml:"client_ca"` // PEM file; "": client certificates need no authority, their keys are registered
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 }
 
@@ -274,7 +275,7 @@ func (c *Config) resolve(dir string) error {
 		return err
 	}
 	paths := []*string{
-		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
 	}
