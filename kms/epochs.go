@@ -278,6 +278,17 @@ func (s *Service) purge(ctx context.Context) error {
 	return nil
 }
 
+// purgeLeft does what a purge that was cut short has left, when the service opens.
+func (s *Service) purgeLeft(ctx context.Context) error {
+	s.erasing.Lock()
+	begun := s.epochs != nil
+	s.erasing.Unlock()
+	if begun || s.cfg.Epochs == "" {
+		return nil
+	}
+	return s.purge(ctx)
+}
+
 // loadKeys reads the keys in. Some are unlocked at a time: they share most of the way to
 // their destruction keys.
 func (s *Service) loadKeys(ctx context.Context, l *loaded) (from int64, plain []uint32, err error) {

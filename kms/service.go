@@ -172,8 +172,7 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.keep.Verify(ctx); err != nil {
 		return nil, err
 	}
-	// What a purge that was cut short has left, before anybody follows the changes.
-	if err := s.purge(ctx); err != nil {
+	if err := s.purgeLeft(ctx); err != nil {
 		return nil, err
 	}
 	destruction, destroyed, err := s.openEpochs(ctx)
