@@ -15,23 +15,26 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/lockout"
 	"github.com/trikey/trikey/kms/policy"
 )
 
-// actor is who calls over the admin socket: the kernel has seen to it that this is the
-// service's own user, or root.
+// actor is who calls: a person by role and name, or on the socket a user, who by the
+// kernel's word is the service's own, or root.
 func actor(r *http.Request) kms.Actor { return actorOf(r.Context()) }
 
 func actorOf(ctx context.Context) kms.Actor { return kms.Actor(audit.ActorOf(ctx)) }
 
 const maxAdminBody = 64 << 10
 
-// NewAdmin returns the handler of the admin socket. Every change is recorded in log
-// before it is made, and how it ended; a nil log records nothing.
-func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
-	a := admin{service}
+// NewAdmin returns the admin API as it is behind a door. Every change is recorded in log
+// before it is made, and how it ended; a nil log records nothing. Who may do what stands
+// in access.go.
+func NewAdmin(service *kms.Service, log *audit.Log, way Door) chi.Router {
 	r := chi.NewRouter()
-	r.Use(managed(log))
+	a := admin{service, log, r, way.Lockout}
+	d := &door{way, service, log}
+	r.Use(d.authorise, managed(log), d.gate(a))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
@@ -53,14 +56,40 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
 	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
 	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
+	a.routePeople(r)
 	r.Post("/admin/v1/apps/{app}/drop-secret", jsonhttp.Handle(maxAdminBody, a.dropSecret))
 	r.Post("/admin/v1/apps/{app}/certificates", jsonhttp.Handle(maxAdminBody, a.addCertificate))
 	r.Delete("/admin/v1/apps/{app}/certificates/{spki}", jsonhttp.Handle(maxAdminBody, a.removeCertificate))
-	a.backups(r, log)
+	r.Post("/admin/v1/apps/{app}/reopen", jsonhttp.Handle(maxAdminBody, a.reopenApp))
+	r.Post("/admin/v1/apps/{app}/unlock", jsonhttp.Handle(maxAdminBody, a.unlockApp))
+	a.backups(r)
 	return r
 }
 
-type admin struct{ service *kms.Service }
+// routePeople adds the routes of people, their sessions, and what they approve.
+func (a admin) routePeople(r chi.Router) {
+	r.Post("/admin/v1/login", jsonhttp.Handle(maxAdminBody, a.login))
+	r.Post("/admin/v1/enrol", jsonhttp.Handle(maxAdminBody, a.enrol))
+	r.Get("/admin/v1/session", jsonhttp.Handle(maxAdminBody, a.session))
+	r.Post("/admin/v1/session/logout", jsonhttp.Handle(maxAdminBody, a.logout))
+	r.Post("/admin/v1/session/step-up", jsonhttp.Handle(maxAdminBody, a.stepUp))
+	r.Post("/admin/v1/session/password", jsonhttp.Handle(maxAdminBody, a.changePassword))
+	r.Get("/admin/v1/people", jsonhttp.Handle(maxAdminBody, a.listPeople))
+	r.Post("/admin/v1/people", jsonhttp.Handle(maxAdminBody, a.invite))
+	r.Post("/admin/v1/people/{person}/reset", jsonhttp.Handle(maxAdminBody, a.resetPerson))
+	r.Post("/admin/v1/people/{person}/disable", jsonhttp.Handle(maxAdminBody, a.disablePerson))
+	r.Get("/admin/v1/approvals", jsonhttp.Handle(maxAdminBody, a.listApprovals))
+	r.Get("/admin/v1/approvals/{id}", jsonhttp.Handle(maxAdminBody, a.showApproval))
+	r.Post("/admin/v1/approvals/{id}/grant", jsonhttp.Handle(maxAdminBody, a.grantApproval))
+	r.Post("/admin/v1/approvals/{id}/refuse", jsonhttp.Handle(maxAdminBody, a.refuse))
+}
+
+type admin struct {
+	service *kms.Service
+	log     *audit.Log
+	routes  chi.Router // itself, for what was approved
+	lockout *lockout.Lockout
+}
 
 // integrity opens every record of the key store anew.
 func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
@@ -141,7 +170,7 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 	}
 	out := v1.Batch[v1.AdminApp]{Items: []v1.AdminApp{}}
 	for _, app := range apps.List() {
-		out.Items = append(out.Items, adminApp(apps, app))
+		out.Items = append(out.Items, a.adminApp(apps, app))
 	}
 	return out, nil
 }
@@ -155,7 +184,7 @@ func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	out := adminApp(apps, app)
+	out := a.adminApp(apps, app)
 	out.Stale = !fresh
 	return out, nil
 }
@@ -170,7 +199,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return adminApp(apps, app), nil
+	return a.adminApp(apps, app), nil
 }
 
 func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
@@ -212,5 +241,5 @@ func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
 	if in.Disabled != nil {
 		app.Disabled = *in.Disabled
 	}
-	return nil
+	return changeLimits(app, in)
 }

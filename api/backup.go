@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -19,22 +18,19 @@ import (
 	"github.com/trikey/trikey/kms/backup"
 )
 
-// backupRoutes begins the routes whose bodies are streams: managed would keep them back.
 const backupRoutes = "/admin/v1/backup"
-
-func isBackup(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, backupRoutes) }
 
 // maxEpochs bounds a file of destruction keys.
 const maxEpochs = 256 << 20
 
 // backups adds the routes of backups. Each is recorded before it begins, and how it ended.
-func (a admin) backups(r chi.Router, log *audit.Log) {
-	r.Post(backupRoutes+"/create", recorded(log, "backup-create", func(w http.ResponseWriter, r *http.Request) error {
+func (a admin) backups(r chi.Router) {
+	r.Post(backupRoutes+"/create", recorded(a.log, "backup-create", func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Content-Type", octets)
 		_, err := a.service.Backup(r.Context(), actor(r), w)
 		return err
 	}))
-	r.Post(backupRoutes+"/verify", recorded(log, "backup-verify", func(w http.ResponseWriter, r *http.Request) error {
+	r.Post(backupRoutes+"/verify", recorded(a.log, "backup-verify", func(w http.ResponseWriter, r *http.Request) error {
 		c, err := a.service.VerifyBackup(r.Context(), r.Body)
 		if err != nil {
 			return err
@@ -42,7 +38,7 @@ func (a admin) backups(r chi.Router, log *audit.Log) {
 		jsonhttp.Write(w, http.StatusOK, BackupOf(c))
 		return nil
 	}))
-	r.Post(backupRoutes+"/drill", recorded(log, "backup-drill", func(w http.ResponseWriter, r *http.Request) error {
+	r.Post(backupRoutes+"/drill", recorded(a.log, "backup-drill", func(w http.ResponseWriter, r *http.Request) error {
 		var size [4]byte
 		if _, err := io.ReadFull(r.Body, size[:]); err != nil {
 			return fault.New(fault.BadRequest, "the body ended early")
@@ -62,7 +58,7 @@ func (a admin) backups(r chi.Router, log *audit.Log) {
 		jsonhttp.Write(w, http.StatusOK, out)
 		return nil
 	}))
-	r.Post(backupRoutes+"/epochs", recorded(log, "backup-epochs", func(w http.ResponseWriter, _ *http.Request) error {
+	r.Post(backupRoutes+"/epochs", recorded(a.log, "backup-epochs", func(w http.ResponseWriter, _ *http.Request) error {
 		raw, err := a.service.EpochsCopy()
 		if err != nil {
 			return err

@@ -10,7 +10,6 @@ package api
 import (
 	"errors"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/guard"
 )
 
 // Config is what the listeners need.
@@ -31,7 +31,9 @@ type Config struct {
 
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed. From
 	// any other the header is ignored.
-	TrustedProxies []netip.Prefix
+	TrustedProxies *Proxies
+
+	Guard *guard.Guard // nil lets everybody on
 
 	Audit *audit.Log // nil records nothing
 
@@ -138,7 +140,7 @@ func (s *server) audited(op string, r *request, serve func(*request) error) erro
 		return err
 	}
 	var err error
-	if r.caller, err = s.identify(r.Request); err != nil {
+	if r.caller, err = s.admit(r.Request); err != nil {
 		return s.recordFailure(op, r, err)
 	}
 	if err := permit(op, r.caller); err != nil {

@@ -232,38 +232,52 @@ func (k *Key) destroyed() (leaves []epochs.Leaf) {
 // the machine forgets the keys. What cannot be done is done before the steward's next
 // round, or when the service loads again.
 func (s *Service) erase(ctx context.Context, l *loaded, k *Key, before []hsm.WrappedKey) error {
-	ops := make([]hsm.Op, len(before))
-	for i, w := range before {
+	failpoint.Hit("destruction-recorded")
+	failed := s.eraseKeys(ctx, l, k)
+	if len(before) > 0 {
+		failed = errors.Join(failed, s.forgetKeys(ctx, before))
+	}
+	if failed != nil {
+		l.owed.Store(k.Index, before)
+	}
+	return failed
+}
+
+// eraseKeys erases the destruction keys of what is destroyed of a key.
+func (s *Service) eraseKeys(ctx context.Context, l *loaded, k *Key) error {
+	if l.epochs == nil {
+		return nil
+	}
+	leaves := slices.DeleteFunc(k.destroyed(), l.epochs.Gone)
+	if len(leaves) == 0 {
+		return nil
+	}
+	state, _, err := s.readEpochs(ctx)
+	if err != nil {
+		return err
+	}
+	return l.epochs.Destroy(ctx, state.Counter, leaves)
+}
+
+// forgetKeys has the machine forget destroyed keys.
+func (s *Service) forgetKeys(ctx context.Context, keys []hsm.WrappedKey) error {
+	ops := make([]hsm.Op, len(keys))
+	for i, w := range keys {
 		ops[i] = hsm.Op{Kind: hsm.Forget, Key: w}
 	}
 	err := s.cfg.Machine.Do(ctx, ops)
 	for _, op := range ops {
 		err = errors.Join(err, op.Err)
 	}
-	if l.epochs == nil {
-		return err
-	}
-	failpoint.Hit("destruction-recorded")
-	leaves := slices.DeleteFunc(k.destroyed(), l.epochs.Gone)
-	if len(leaves) == 0 {
-		return err
-	}
-	state, _, failed := s.readEpochs(ctx)
-	if failed == nil {
-		failed = l.epochs.Destroy(ctx, state.Counter, leaves)
-	}
-	if failed != nil {
-		l.owed.Store(k.Index, struct{}{})
-	}
-	return errors.Join(err, failed)
+	return err
 }
 
 // settleOwed tries once more what erase could not do.
 func (s *Service) settleOwed(ctx context.Context, l *loaded) (err error) {
-	l.owed.Range(func(index, _ any) bool {
+	l.owed.Range(func(index, before any) bool {
 		l.owed.Delete(index)
 		if k := l.keys.get(index.(uint32)); k != nil {
-			err = errors.Join(err, s.erase(ctx, l, k, nil))
+			err = errors.Join(err, s.erase(ctx, l, k, before.([]hsm.WrappedKey)))
 		}
 		return true
 	})

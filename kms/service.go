@@ -24,10 +24,14 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/activity"
+	"github.com/trikey/trikey/kms/alert"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/lease"
+	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/nonce"
+	"github.com/trikey/trikey/kms/people"
 	"github.com/trikey/trikey/kms/record"
 	"github.com/trikey/trikey/kms/token"
 )
@@ -49,6 +53,14 @@ type Config struct {
 	// StoreCheck is how often the service looks whether the store answers, and tries
 	// again where it did not; one second when zero.
 	StoreCheck time.Duration
+
+	// Limits are what callers are held to; nil are none.
+	Limits *limit.Limits
+
+	// Alert is told what is unusual of an app; nil is told nothing. UnusualRate is how
+	// many times its mean an app's rate must be for that, 0 for never; it may change.
+	Alert       func(alert.Alert)
+	UnusualRate *atomic.Int64
 
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
@@ -81,6 +93,7 @@ type Service struct {
 	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
 	health health
+	people *people.Registry
 
 	erasing sync.Mutex   // guards epochs
 	epochs  *epochs.Keys // nil while sealed
@@ -103,11 +116,16 @@ type loaded struct {
 
 	owed sync.Map // indexes of keys of which something is still to be erased
 
+	spending *spending
+	activity *activity.Tracker
+	alert    func(alert.Alert)
+
 	stop context.CancelFunc // ends the watch and the steward
 	done chan struct{}      // closed when the watch has ended
 	left chan struct{}      // closed when the steward has
 
 	exhausted chan exhausted // versions to be rotated because of their count
+	keep      chan struct{}  // calls the goroutine that keeps house; holds one
 }
 
 // New returns a service that has not loaded anything.
@@ -121,6 +139,12 @@ func New(cfg Config) *Service {
 	if cfg.Record == nil {
 		cfg.Record = func(_ context.Context, _ string, _ uint32, f func() error) error { return f() }
 	}
+	if cfg.Alert == nil {
+		cfg.Alert = func(alert.Alert) {}
+	}
+	if cfg.UnusualRate == nil {
+		cfg.UnusualRate = new(atomic.Int64)
+	}
 	if cfg.StoreCheck == 0 {
 		cfg.StoreCheck = time.Second
 	}
@@ -132,6 +156,7 @@ func New(cfg Config) *Service {
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
 	}
+	s.people = people.New(s.keep, cfg.Now)
 	s.health.start(s)
 	return s
 }
@@ -180,6 +205,8 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	l := &loaded{epochs: destruction, keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
+	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
 	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from, plain, err := s.loadKeys(ctx, l)
@@ -201,6 +228,8 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		{rangesRecord, l.ranges.apply},
 		{backupsRecord, l.applyBackup},
 		{token.Prefix, l.tokens.Apply},
+		{suspensionPrefix, l.spending.apply},
+		{activity.Prefix, l.applyHabits},
 	} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
@@ -239,6 +268,10 @@ func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
 		apply = l.keys.applyUse
 	case e.Name == backupsRecord && !e.Deleted:
 		apply = l.applyBackup
+	case strings.HasPrefix(e.Name, suspensionPrefix):
+		apply, remove = l.spending.apply, l.spending.remove
+	case strings.HasPrefix(e.Name, activity.Prefix) && !e.Deleted:
+		apply = l.applyHabits
 	case e.Name == rangesRecord && !e.Deleted:
 		apply = l.ranges.apply
 	default:
@@ -298,6 +331,7 @@ func (s *Service) Unload() {
 		l.apps.Wipe()
 	}
 	s.closeEpochs()
+	s.people.EndAll()
 }
 
 // Close ends the service. The store and the machine stay their openers'.

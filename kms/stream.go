@@ -38,7 +38,7 @@ func (s *Service) stream(caller *auth.Caller, c Call) (*Stream, error) {
 		return nil, err
 	}
 	t := &Stream{service: s, caller: *caller, call: c}
-	_, err = t.call.prepare(l, caller)
+	_, err = t.call.prepare(l, caller, s.cfg.Now)
 	return t, err
 }
 

@@ -1,8 +1,8 @@
 package sdk
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net/http"

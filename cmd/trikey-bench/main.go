@@ -41,9 +41,14 @@ func main() {
 	each := flag.Duration("time", 2*time.Second, "time of one case in one round")
 	rounds := flag.Int("rounds", 5, "rounds")
 	size := flag.Int("size", 256, "bytes of a plaintext")
+	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if *separate {
+		fatal(runApart(ctx, *trikey, *each, *rounds, *size))
+		return
+	}
 	fatal(run(ctx, *trikey, *each, *rounds, *size))
 }
 

@@ -79,6 +79,9 @@ func (o *options) restore(cmd *cobra.Command, r *restoreOptions) (err error) {
 	if err := kms.CheckEpochs(epochs, checked, r.acceptRollback); err != nil {
 		return err
 	}
+	if len(cfg.Machines) == 0 && len(checked.Header.Record.Commitments) == 0 {
+		return fault.New(fault.BackupForeign, "the backup was made by a service whose crypto machines run apart: name them in the configuration (machines)")
+	}
 	parent := filepath.Dir(cfg.Data)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return fault.Wrap(fault.BadConfig, err, "the directory of the data directory")
@@ -91,7 +94,7 @@ func (o *options) restore(cmd *cobra.Command, r *restoreOptions) (err error) {
 	if err := layStaging(staging, checked.Header, epochs); err != nil {
 		return err
 	}
-	n, err := newRestore(cfg, staging, r.state)
+	n, err := newRestore(ctx, cfg, staging, r.state)
 	if err != nil {
 		return err
 	}
@@ -120,12 +123,20 @@ func layStaging(dir string, h backup.Header, epochs []byte) error {
 			return err
 		}
 	}
-	return errors.Join(writeMachineRecord(dir, h.Record), durable.WriteBytes(dir, epochsFile, epochs))
+	if len(h.Record.Commitments) > 0 {
+		if err := writeMachineRecord(dir, h.Record); err != nil {
+			return err
+		}
+	}
+	return durable.WriteBytes(dir, epochsFile, epochs)
 }
 
 // fill opens the machine with its cards, puts the key store together, and opens all of it.
 func (o *options) fill(cmd *cobra.Command, n *node, f *os.File, pins []string) (out kms.Restored, err error) {
 	ctx := cmd.Context()
+	if n.console == nil { // the machines run apart, and are open or not
+		return o.fillOpen(cmd, n, f)
+	}
 	failed := eachCard(cmd, n.console, pins, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
 		s, err := n.console.Present(ctx, card, pin)
 		if err == nil {
@@ -140,10 +151,16 @@ func (o *options) fill(cmd *cobra.Command, n *node, f *os.File, pins []string) (
 	case status.State != hsm.Open:
 		return out, fault.New(fault.CardsMissing, "%d of %d cards are given; give all of them to one restore", status.Have, status.Need)
 	}
+	return o.fillOpen(cmd, n, f)
+}
+
+// fillOpen is fill where the machine is open.
+func (o *options) fillOpen(cmd *cobra.Command, n *node, f *os.File) (out kms.Restored, err error) {
+	ctx := cmd.Context()
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return out, err
 	}
-	checked, err := backup.Read(ctx, f, n.engine, kms.Fill(ctx, n.store))
+	checked, err := backup.Read(ctx, f, n.machine, kms.Fill(ctx, n.store))
 	if err != nil {
 		return out, err
 	}

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,34 +32,45 @@ func newServe(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service with its crypto machine",
-		Long: `Run the service with the crypto machine in the same process.
+		Long: `Run the service, with the crypto machine in the same process, or with those that
+machines of its configuration names (trikey machine serve).
 
 It starts sealed: every call is answered with 503 "sealed" until the key cards are
-given (trikey machine unseal). SIGHUP reads the TLS certificate anew; SIGTERM ends the
-service after the calls under way.
+given (trikey machine unseal). TLS certificates, limits, trusted proxies and alerts are
+read anew when their files change, and on SIGHUP; SIGTERM ends the service after the
+calls under way.
 
 Every key of the configuration file can be given as a flag here, and in the
 environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 		Args: cobra.NoArgs,
 	}
+	read := configFlags(cmd, o)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := read()
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), cfg, config.Find(o.config), read)
+	}
+	return cmd
+}
+
+// configFlags gives a command every key of the configuration as a flag. It returns what
+// reads the configuration with them, as often as it is called.
+func configFlags(cmd *cobra.Command, o *options) func() (*config.Config, error) {
 	values := map[config.Key]*string{}
 	for _, k := range config.Keys() {
 		values[k] = cmd.Flags().String(k.Flag(), "", k.Env())
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	return func() (*config.Config, error) {
 		flags := map[string]string{}
 		for k, v := range values {
 			if cmd.Flags().Changed(k.Flag()) {
 				flags[string(k)] = *v
 			}
 		}
-		cfg, err := o.load(flags)
-		if err != nil {
-			return err
-		}
-		return serve(cmd.Context(), cfg)
+		return o.load(flags)
 	}
-	return cmd
 }
 
 // gcPercent lets the heap grow to five times what lives before it is collected, unless
@@ -66,14 +78,20 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 // collecting the garbage of batches.
 const gcPercent = 400
 
-func serve(ctx context.Context, cfg *config.Config) (err error) {
+// serve runs the service of a configuration, which was read from path by read.
+func serve(ctx context.Context, cfg *config.Config, path string, read func() (*config.Config, error)) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	if err := harden.Apply(); err != nil {
 		return err
 	}
-	n, err := newNode(ctx, cfg)
+	g, err := newGate(cfg)
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	n, err := newNode(ctx, cfg, g)
 	if err != nil {
 		return err
 	}
@@ -82,50 +100,86 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	certificates := []*certificate{own}
+	certificates, custodiansCert := []*certificate{own}, own
 	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		another, err := newCertificate("machine.custodians", c.Cert, c.Key)
-		if err != nil {
+		if custodiansCert, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
 			return err
 		}
-		certificates = append(certificates, another)
+		certificates = append(certificates, custodiansCert)
 	}
-	consoleHandler, err := console.Handler(n.console)
-	if err != nil {
-		return err
+	adminCert := own
+	if c := cfg.Admin; c.Listen != "" && c.Cert != "" {
+		if adminCert, err = newCertificate("admin", c.Cert, c.Key); err != nil {
+			return err
+		}
+		certificates = append(certificates, adminCert)
 	}
-	metrics := api.NewMetrics(n.desk.Status)
+	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
 	metrics.WatchBackups(n.service, failpoint.Now)
 	metrics.WatchSecrets(n.service)
+	metrics.CountGuard(g.guard)
 	clients, err := withClients(own.config(), cfg.API.ClientCA)
 	if err != nil {
 		return err
 	}
 	s := &servers{}
 	defer s.close()
-	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
-		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
-	}))
-	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+	if n.pool != nil {
+		metrics.CountMachines(n.machines)
+	} else if err := n.consoles(s, cfg, custodiansCert); err != nil {
+		return err
 	}
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
-	s.unix("machine", cfg.MachineSocket(), consoleHandler)
+	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
+		Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit,
+	}), g.perAddress)
+	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
+	n.doors(s, cfg.Admin, cfg.AdminSocket(), adminCert, g)
 	if s.failed != nil {
 		return s.failed
 	}
 	n.recordService("start", map[string]string{"version": version})
 	defer n.recordService("stop", nil)
+	reload := &reloader{
+		path: path, read: read, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
+	}
+	if n.pool != nil {
+		reload.machines = n.changeMachines
+		n.followMachines()
+		slog.Info("trikey is running", "version", version, "machines", cfg.Machines, "api", cfg.API.Listen, "ops", cfg.Ops.Listen)
+		return s.run(ctx, reload)
+	}
 	n.startWarm(ctx, cfg)
 	status, err := n.desk.Status(ctx)
 	if err != nil {
 		return err
 	}
-	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
-	return s.run(ctx, certificates...)
+	return s.run(ctx, reload)
+}
+
+// consoles opens the machine's console, and the listener of custodians who are elsewhere.
+func (n *node) consoles(s *servers, cfg *config.Config, c *certificate) error {
+	handler, err := console.Handler(n.console)
+	if err != nil {
+		return err
+	}
+	s.unix("machine", cfg.MachineSocket(), handler)
+	if listen := cfg.Machine.Custodians.Listen; listen != "" {
+		s.custodians(listen, c, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+	}
+	return nil
+}
+
+// doors opens the two ways in to the admin API: the socket, and the listener for people.
+func (n *node) doors(s *servers, cfg config.Admin, socket string, c *certificate, g *gate) {
+	way := api.Door{Local: api.LocalUse(cfg.Local), Approval: api.ApprovalMode(cfg.Approval), RequestLife: cfg.RequestLife, Lockout: g.guard.Lockout}
+	s.unix("admin", socket, api.NewAdmin(n.service, n.audit, way))
+	if cfg.Listen != "" {
+		way.Remote = true
+		s.tls("admin", cfg.Listen, c.config(), api.NewAdmin(n.service, n.audit, way))
+	}
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
@@ -183,7 +237,7 @@ func (n *node) startWarm(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// certificate is a listener's, read anew on SIGHUP.
+// certificate is a listener's, read anew when it has changed.
 type certificate struct {
 	section   string // of the configuration
 	cert, key string
@@ -222,11 +276,17 @@ type servers struct {
 	all    []*http.Server
 	starts []func() error
 	failed error
+
+	drain func(context.Context) error // what comes before the end; nil: nothing
+}
+
+func (s *servers) fail(name string, err error) {
+	s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
 }
 
 func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tlsConfig *tls.Config) {
 	if err != nil {
-		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
+		s.fail(name, err)
 		return
 	}
 	server := &http.Server{
@@ -244,8 +304,14 @@ func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tl
 	})
 }
 
-func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler) {
+// tls is a listener over TLS; through says what its connections go through first.
+func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler, through ...func(net.Listener) net.Listener) {
 	l, err := net.Listen("tcp", addr)
+	for _, f := range through {
+		if err == nil {
+			l = f(l)
+		}
+	}
 	s.add(name, l, err, h, cfg)
 }
 
@@ -279,7 +345,7 @@ func (s *servers) unix(name, path string, h http.Handler) {
 const shutdownTime = 15 * time.Second
 
 // run serves until ctx ends or a listener fails.
-func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
+func (s *servers) run(ctx context.Context, r *reloader) error {
 	failed := make(chan error, len(s.starts))
 	for _, start := range s.starts {
 		go func() { failed <- start() }()
@@ -287,22 +353,17 @@ func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-hangup:
-			for _, c := range certificates {
-				if err := c.load(); err != nil {
-					slog.Error("the TLS certificate was not replaced", "section", c.section, "error", err)
-					continue
-				}
-				slog.Info("the TLS certificate was read anew", "section", c.section)
-			}
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			slog.Info("ending, after the calls under way")
-			return s.shutdown()
-		}
+	reloading, stop := context.WithCancel(ctx)
+	var reloader sync.WaitGroup
+	reloader.Go(func() { r.run(reloading, hangup) })
+	defer reloader.Wait()
+	defer stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		slog.Info("ending, after the calls under way")
+		return s.shutdown()
 	}
 }
 
@@ -310,6 +371,9 @@ func (s *servers) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	var failed error
+	if s.drain != nil {
+		failed = s.drain(ctx)
+	}
 	for _, server := range s.all {
 		failed = errors.Join(failed, server.Shutdown(ctx))
 	}

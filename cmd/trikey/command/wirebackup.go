@@ -25,13 +25,21 @@ import (
 const epochsFile = epochs.File
 
 // backupHost is what a backup has of this host.
-func (n *node) backupHost(cfg *config.Config) (kms.BackupHost, error) {
-	r, ok := n.desk.Record()
-	if !ok {
-		return kms.BackupHost{}, fault.New(fault.MachineBlank, "the machine is blank: there is nothing to back up")
-	}
-	host := kms.BackupHost{Record: r, Release: version, Files: map[string][]byte{}}
+func (n *node) backupHost(ctx context.Context, cfg *config.Config) (kms.BackupHost, error) {
+	host := kms.BackupHost{Release: version, Files: map[string][]byte{}}
 	host.AuditEvents, host.AuditHead = n.audit.Head()
+	if n.desk == nil { // the machines run apart: their records and cards' files are theirs
+		status, err := n.machine.Status(ctx)
+		host.Record.Manifest = hsm.Manifest{
+			MachineID: status.MachineID, RootID: status.RootID, Generation: status.Generation, SplitID: status.SplitID,
+			Threshold: uint8(status.Need), Shares: uint8(status.Shares), Region: status.Region, KCV: status.KCV,
+		}
+		return host, err
+	}
+	var ok bool
+	if host.Record, ok = n.desk.Record(); !ok {
+		return host, fault.New(fault.MachineBlank, "the machine is blank: there is nothing to back up")
+	}
 	entries, err := os.ReadDir(cfg.CardShares())
 	if errors.Is(err, fs.ErrNotExist) {
 		return host, nil
@@ -87,7 +95,7 @@ func emptyTarget(ctx context.Context, cfg *config.Config) error {
 
 // newRestore builds the machine and the service over a directory that may become the data
 // directory. Nothing is tended, and nobody is served.
-func newRestore(cfg *config.Config, dir, state string) (n *node, err error) {
+func newRestore(ctx context.Context, cfg *config.Config, dir, state string) (n *node, err error) {
 	staged := *cfg
 	staged.Data, staged.Store, staged.Machine.Start = dir, config.Store{Kind: config.StoreBolt}, config.StartCards
 	staged.Machine.Custodians = config.Custodians{}
@@ -103,22 +111,36 @@ func newRestore(cfg *config.Config, dir, state string) (n *node, err error) {
 	if err := os.MkdirAll(n.tries, 0o700); err != nil {
 		return n, fault.Wrap(fault.BadConfig, err, "the directory of the count of PIN tries (--state)")
 	}
-	if err := n.openEngine(&staged); err != nil {
+	if n.store, err = openStore(ctx, staged.Store, staged.StoreFile()); err != nil {
 		return n, err
 	}
-	if n.store, err = openStore(context.Background(), staged.Store, staged.StoreFile()); err != nil {
-		return n, err
+	if len(cfg.Machines) > 0 {
+		if n.pool, err = newPool(cfg, nil); err != nil {
+			return n, err
+		}
+		n.machine, err = n.pool, n.pool.SetMembers(ctx, cfg.Machines)
+	} else {
+		err = n.openRestoreDesk(&staged)
 	}
-	c, err := n.custody(&staged) // without the service: it is loaded when the store is filled
+	n.service = kms.New(kms.Config{Machine: n.machine, Store: n.store, Epochs: dir, Idle: true})
+	return n, err
+}
+
+// openRestoreDesk opens the chip, and a console that knows no service: that is loaded when
+// its store is filled.
+func (n *node) openRestoreDesk(staged *config.Config) error {
+	if err := n.openEngine(staged); err != nil {
+		return err
+	}
+	c, err := n.custody(staged)
 	if err != nil {
-		return n, err
+		return err
 	}
 	if n.desk, err = custody.New(c); err != nil {
-		return n, err
+		return err
 	}
 	n.console = n.desk
-	n.service = kms.New(kms.Config{Machine: n.engine, Store: n.store, Epochs: dir, Idle: true})
-	return n, nil
+	return nil
 }
 
 // commitRestore makes the staged directory the data directory, in one step; before that,

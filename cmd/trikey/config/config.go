@@ -27,12 +27,19 @@ type Config struct {
 	Data    string  `yaml:"data"`   // directory of the key store, the machine's record and the sockets
 	Region  string  `yaml:"region"` // bound into the root set and every key; cannot be changed later
 	API     API     `yaml:"api"`
+	Admin   Admin   `yaml:"admin"`
 	Ops     Ops     `yaml:"ops"`
 	Machine Machine `yaml:"machine"`
 	Store   Store   `yaml:"store"`
 	Audit   Audit   `yaml:"audit"`
 	Tokens  Tokens  `yaml:"tokens"`
-	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
+	Limits  Limits  `yaml:"limits"`
+	Alerts  Alerts  `yaml:"alerts"`
+
+	Machines []string `yaml:"machines,omitempty"` // crypto machines that run apart; none: the one in this process
+	Link     Link     `yaml:"link"`               // to them
+
+	CA string `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
 // API is the data plane.
@@ -75,6 +82,8 @@ type Machine struct {
 	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 
 	Custodians Custodians `yaml:"custodians"`
+
+	Apart `yaml:",inline"` // of trikey machine serve
 }
 
 // Custodians is the listener for the shares of custodians who are elsewhere.
@@ -134,9 +143,10 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Ops: Ops{Listen: "127.0.0.1:7447"},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Admin: defaultAdmin(), Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
+		Alerts: Alerts{Failures: 30, Rate: 10},
 	}
 }
 
@@ -147,15 +157,7 @@ var Places = []string{"trikey.yaml", "/etc/trikey/trikey.yaml"}
 // values of flags that were given, by key (api.listen).
 func Load(path string, flags map[string]string) (*Config, error) {
 	c := Default()
-	if path == "" {
-		path = os.Getenv("TRIKEY_CONFIG")
-	}
-	for _, place := range Places {
-		if _, err := os.Stat(place); path == "" && err == nil {
-			path = place
-		}
-	}
-	if path == "" {
+	if path = Find(path); path == "" {
 		return nil, fault.New(fault.BadConfig, "there is no configuration: name one with --config, or make a directory to try with "+
 			"(trikey demo --dir DIR --setup-only)")
 	}
@@ -177,7 +179,10 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := errors.Join(c.Store.check(), c.Audit.check()); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check(), c.checkMachines()); err != nil {
+		return nil, err
+	}
+	if err := c.Admin.check(); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -230,9 +235,12 @@ func (c *Config) walk(f func(Key, reflect.Value) error) error {
 	var visit func(prefix string, v reflect.Value) error
 	visit = func(prefix string, v reflect.Value) error {
 		for i := range v.NumField() {
-			name := prefix + v.Type().Field(i).Tag.Get("yaml")
+			tag, rest, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+			name := prefix + tag
 			var err error
-			if v.Field(i).Kind() == reflect.Struct {
+			if rest == "inline" {
+				err = visit(prefix, v.Field(i))
+			} else if v.Field(i).Kind() == reflect.Struct {
 				err = visit(name+".", v.Field(i))
 			} else {
 				err = f(Key(name), v.Field(i))
@@ -277,7 +285,8 @@ func (c *Config) resolve(dir string) error {
 	paths := []*string{
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
-		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile, &c.Admin.Cert, &c.Admin.Key,
+		&c.Machine.Cert, &c.Machine.Key, &c.Machine.ClientCA, &c.Machine.Socket, &c.Link.Cert, &c.Link.Key, &c.Link.CA,
 	}
 	for i := range c.Audit.Ship {
 		paths = append(paths, &c.Audit.Ship[i].File, &c.Audit.Ship[i].CA, &c.Audit.Ship[i].Syslog)
