@@ -21,6 +21,8 @@ type access struct {
 	person bool // not on the socket
 	stepUp bool // a code must have been given a short time ago
 
+	streams bool // it records itself: what it takes or answers is not kept back for that
+
 	// approve says in words what a request would do that another person must approve, ""
 	// where none must.
 	approve func(a admin, r *http.Request, body []byte) (what string, err error)
@@ -78,6 +80,11 @@ var accesses = map[string]access{
 	"POST /admin/v1/tokens/revoke-app":    {roles: approvers},
 	"POST /admin/v1/tokens/revoke-user":   {roles: approvers},
 	"POST /admin/v1/tokens/revoke-person": {roles: approvers},
+
+	"POST /admin/v1/backup/create": {roles: admins, stepUp: true, streams: true},
+	"POST /admin/v1/backup/epochs": {roles: admins, stepUp: true, streams: true},
+	"POST /admin/v1/backup/verify": {roles: admins, streams: true},
+	"POST /admin/v1/backup/drill":  {roles: admins, streams: true},
 
 	"POST /admin/v1/login":            {open: true, person: true},
 	"POST /admin/v1/enrol":            {open: true, person: true},

@@ -65,6 +65,7 @@ func NewAdmin(service *kms.Service, log *audit.Log, way Door) chi.Router {
 	r.Delete("/admin/v1/apps/{app}/certificates/{spki}", jsonhttp.Handle(maxAdminBody, a.removeCertificate))
 	r.Post("/admin/v1/apps/{app}/reopen", jsonhttp.Handle(maxAdminBody, a.reopenApp))
 	r.Post("/admin/v1/apps/{app}/unlock", jsonhttp.Handle(maxAdminBody, a.unlockApp))
+	a.backups(r)
 	return r
 }
 
@@ -121,7 +122,7 @@ func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, e
 	if err := id.UnmarshalText([]byte(chi.URLParam(r, "id"))); err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.FinishImport(r.Context(), actor(r), n, id, in.Blob))
+	return a.adminKey(a.service.FinishImport(r.Context(), actor(r), n, id, in.Blob))
 }
 
 func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) {

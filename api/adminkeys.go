@@ -14,6 +14,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
+	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/policy"
 )
@@ -39,7 +40,7 @@ func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.CreateKey(r.Context(), actor(r), n))
+	return a.adminKey(a.service.CreateKey(r.Context(), actor(r), n))
 }
 
 func (a admin) createKeys(r *http.Request, in v1.NewKeys) (v1.NewKeysMade, error) {
@@ -59,7 +60,7 @@ func (a admin) changeKey(r *http.Request, in v1.KeySettings) (v1.AdminKey, error
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.ChangeKey(r.Context(), actor(r), k.Index, func(s *kms.Settings) error { return changeSettings(s, in) }))
+	return a.adminKey(a.service.ChangeKey(r.Context(), actor(r), k.Index, func(s *kms.Settings) error { return changeSettings(s, in) }))
 }
 
 // changeSettings makes the changes that are given.
@@ -128,13 +129,17 @@ func (a admin) listKeys(r *http.Request, _ jsonhttp.None) (v1.KeyPage, error) {
 		}
 	}
 	keys, err := a.service.ListKeysFrom(uint32(from), keyPage+1)
+	if err != nil {
+		return v1.KeyPage{}, err
+	}
+	wrapped, err := a.service.Locked(keys...)
 	out := v1.KeyPage{Items: make([]v1.AdminKey, 0, len(keys))}
 	for i, k := range keys {
 		if i == keyPage {
 			out.Next = k.Index
 			break
 		}
-		item, _ := adminKey(k, nil)
+		item, _ := adminKey(k, wrapped)
 		item.Versions, item.Public = nil, nil
 		out.Items = append(out.Items, item)
 	}
@@ -143,7 +148,7 @@ func (a admin) listKeys(r *http.Request, _ jsonhttp.None) (v1.KeyPage, error) {
 
 func (a admin) showKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {
 	k, fresh, err := a.service.ReadKey(r.Context(), chi.URLParam(r, "key"))
-	out, err := adminKey(k, err)
+	out, err := a.adminKey(k, err)
 	out.Stale = !fresh
 	return out, err
 }
@@ -153,7 +158,7 @@ func (a admin) rotateKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) 
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
-	return adminKey(a.service.RotateKey(r.Context(), actor(r), k.Index))
+	return a.adminKey(a.service.RotateKey(r.Context(), actor(r), k.Index))
 }
 
 // keyOrder is an order about a key's life.
@@ -201,7 +206,7 @@ func (a admin) order(f keyOrder) func(*http.Request, v1.KeyOrder) (v1.AdminKey, 
 		if err != nil {
 			return v1.AdminKey{}, err
 		}
-		return adminKey(f(r.Context(), a.service, k.Index, in))
+		return a.adminKey(f(r.Context(), a.service, k.Index, in))
 	}
 }
 
@@ -242,14 +247,23 @@ func (a admin) reserve(r *http.Request, in v1.Reservation) (v1.Batch[v1.Reservat
 	return a.reservations(r, jsonhttp.None{})
 }
 
-func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
+func (a admin) adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
+	wrapped, err := a.service.Locked(k)
+	if err != nil {
+		return v1.AdminKey{}, err
+	}
+	return adminKey(k, wrapped)
+}
+
+// adminKey is a key as administrators see it, with its wrapped keys as they are stored.
+func adminKey(k *kms.Key, wrapped map[epochs.Leaf]string) (v1.AdminKey, error) {
 	v := k.Current()
 	out := v1.AdminKey{
 		Index: k.Index, Name: k.Name, Version: v.Version, Algorithm: k.Algorithm.String(), State: string(k.State()),
-		KCV: v.KCV, Wrapped: wrapped(v), Created: k.Created, Rotates: k.Rotates(),
+		KCV: v.KCV, Wrapped: wrapped[epochs.Leaf{Index: k.Index, Version: v.Version}], Created: k.Created, Rotates: k.Rotates(),
 		Purpose: k.Purpose().String(), Exportable: k.Exportable(), Published: k.Published,
 	}
 	if newest := k.Newest(); newest.Version > 1 {
@@ -272,7 +286,7 @@ func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
 		out.Hold = &v1.KeyHold{Since: h.Since, By: string(h.By), Why: h.Why}
 	}
 	for i := range k.Versions {
-		out.Versions = append(out.Versions, adminVersion(k, &k.Versions[i]))
+		out.Versions = append(out.Versions, adminVersion(k, &k.Versions[i], wrapped[epochs.Leaf{Index: k.Index, Version: k.Versions[i].Version}]))
 	}
 	for _, u := range k.Use() {
 		for i := range out.Versions {
@@ -287,20 +301,14 @@ func adminKey(k *kms.Key, err error) (v1.AdminKey, error) {
 	for _, s := range k.Opens() {
 		out.Opens = append(out.Opens, v1.Span{From: s.From, Until: s.Until})
 	}
+	var err error
 	out.Public, err = publicKeys(k)
 	return out, err
 }
 
-func wrapped(v *kms.Version) string {
-	if v.Wrapped == "" {
-		return ""
-	}
-	return v.Wrapped.String()
-}
-
-func adminVersion(k *kms.Key, v *kms.Version) v1.AdminKeyVersion {
+func adminVersion(k *kms.Key, v *kms.Version, wrapped string) v1.AdminKeyVersion {
 	out := v1.AdminKeyVersion{
-		Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: wrapped(v), Created: v.Created,
+		Version: v.Version, State: string(v.State), KCV: v.KCV, Wrapped: wrapped, Created: v.Created,
 		SealedFrom: v.Activated(), DestroyAt: k.DestroysAt(v), Imported: v.Imported,
 	}
 	if m := v.Marks; m != nil {

@@ -25,7 +25,8 @@ func managed(log *audit.Log) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			reads := r.Method == http.MethodGet || r.Method == http.MethodHead
-			if reads || log == nil || accesses[r.Method+" "+routeOf(r)].open { // who logs in is recorded by how that ended
+			rule := accesses[r.Method+" "+routeOf(r)]
+			if reads || log == nil || rule.open || rule.streams { // who logs in, and what streams, is recorded apart
 				next.ServeHTTP(w, r)
 				return
 			}

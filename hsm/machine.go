@@ -85,6 +85,9 @@ const (
 	Random                      // Output Size random bytes
 	SealSegment                 // Input a segment's plaintext, Output the segment; where Segment has no header, a new one before it
 	OpenSegment                 // Input a segment, Output its plaintext
+	// Forget has the machine forget whatever it keeps of Key, because the key is
+	// destroyed. A machine made of several has all of them do it.
+	Forget
 )
 
 // Limits of Op.Size.

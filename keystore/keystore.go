@@ -94,6 +94,20 @@ type Store interface {
 	// silence, and goes on when the store is back.
 	Watch(ctx context.Context, prefix string, from int64, f func([]Event) error) error
 
+	// Snapshot calls f with writes which, carried out in order in an empty store, make
+	// the state of one moment, and returns that moment's revision. Others go on writing
+	// meanwhile. ErrCompacted says that they wrote too much: try again.
+	Snapshot(ctx context.Context, f func([]Write) error) (int64, error)
+
 	// Close ends all watches with ErrClosed and releases the store.
 	Close() error
+}
+
+// Purger is a Store that can take what was replaced or deleted out of its files. etcd has
+// no such operation: there, values of before are gone when all members are compacted and
+// defragmented.
+type Purger interface {
+	// Purge removes what was replaced or deleted before the call from the files, the
+	// history too: a watch that stays behind gets ErrCompacted.
+	Purge(ctx context.Context) error
 }

@@ -156,13 +156,14 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 		return 0, err
 	}
 	k := Key{}
-	if err := r.Decode(&k); err != nil {
+	if err := errors.Join(r.Decode(&k), l.unlock(&k)); err != nil {
 		return 0, err
 	}
 	now := s.now().Truncate(time.Second)
 	var changes []record.Change
 	var done []Certificate
 	var spared error
+	var before []hsm.WrappedKey
 	for i := range k.Versions {
 		why := k.condemned(&k.Versions[i], s.now())
 		if why == "" || len(done) == destroyPage {
@@ -175,6 +176,7 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 		if despite := k.despite(&k.Versions[i]); despite != "" {
 			why += ", even if used: " + despite
 		}
+		before = append(before, k.Versions[i].Wrapped)
 		c, err := s.destroyVersion(ctx, &k, &k.Versions[i], why, now)
 		if err != nil {
 			return 0, err
@@ -190,9 +192,16 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 		return 0, spared
 	}
 	k.forget()
-	content, err := record.JSON(k)
+	content, err := l.content(&k)
 	if err != nil {
 		return 0, err
+	}
+	if l.epochs != nil {
+		counted, err := s.countDestruction(ctx)
+		if err != nil {
+			return 0, err
+		}
+		changes = append(changes, counted)
 	}
 	if k.revision, err = s.keep.Apply(ctx, append(changes, record.Replace(r, content))...); err != nil {
 		return 0, err
@@ -203,13 +212,28 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 	for _, c := range done {
 		s.cfg.Log.Info("key version destroyed", "by", steward, "index", index, "version", c.Version, "kcv", c.KCV, "why", c.Why)
 	}
-	return len(done), spared
+	return len(done), errors.Join(spared, s.erase(ctx, l, &k, before))
+}
+
+// countDestruction is the change that has the records know of one destruction more.
+func (s *Service) countDestruction(ctx context.Context) (record.Change, error) {
+	r, err := s.keep.Get(ctx, epochsRecord)
+	if err != nil {
+		return record.Change{}, err
+	}
+	var state epochsState
+	if err := r.Decode(&state); err != nil {
+		return record.Change{}, err
+	}
+	state.Counter++
+	content, err := record.JSON(state)
+	return record.Replace(r, content), err
 }
 
 // destroyVersion is the one way in which a version is destroyed: it takes the wrapped key
 // out of the record and returns the certificate of it. Both count, or neither, when the
-// caller stores them in one transaction. Whatever else must forget the key with it (what
-// seals it once more, what caches it) belongs here.
+// caller stores them in one transaction. What is to forget the key then is told by
+// Service.erase.
 func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, why string, now time.Time) (Certificate, error) {
 	before := v.State
 	from := v.Activated()

@@ -15,7 +15,7 @@ import (
 func (s *Service) follow(ctx context.Context, l *loaded, from int64) {
 	var err error
 	for {
-		from, err = s.keep.Watch(ctx, from, l.apply)
+		from, err = s.keep.Watch(ctx, from, func(e record.Event) error { return s.apply(ctx, l, e) })
 		if !errors.Is(err, fault.Unavailable) || !s.pause(ctx) {
 			break
 		}
@@ -99,6 +99,7 @@ func (s *Service) awaitStore() {
 			if l != nil {
 				l.stop()
 				l.apps.Wipe()
+				s.closeEpochs()
 			}
 		case err != nil:
 			s.cfg.Log.Error("the key store cannot be served", "error", err)

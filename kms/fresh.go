@@ -83,5 +83,5 @@ func (s *Service) read(ctx context.Context, l *loaded, name string) error {
 	if err != nil {
 		return err
 	}
-	return l.apply(record.Event{Record: r})
+	return s.apply(ctx, l, record.Event{Record: r})
 }

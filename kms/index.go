@@ -8,7 +8,9 @@ import (
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
+	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/life"
+	"github.com/trikey/trikey/kms/record"
 )
 
 // Names of entries in the key store.
@@ -54,7 +56,8 @@ type Version struct {
 	Version uint32         `json:"version"`
 	State   life.State     `json:"state"`
 	KCV     string         `json:"kcv"`
-	Wrapped hsm.WrappedKey `json:"wrapped,omitzero"` // empty once destroyed
+	Wrapped hsm.WrappedKey `json:"wrapped,omitzero"` // empty once destroyed, and in records
+	Locked  epochs.Locked  `json:"locked,omitzero"`  // Wrapped as records have it: under the destruction key
 	Created time.Time      `json:"created"`
 	Marks   *Marks         `json:"marks,omitzero"`
 
@@ -102,4 +105,26 @@ func (k *Key) Version(number uint32) *Version {
 func (k *Key) gone(number uint32) bool {
 	v := k.Version(number)
 	return v != nil && v.State == life.Destroyed || number > 0 && number <= k.Forgotten
+}
+
+// isLocked reports whether wrapped keys of it are locked: then it is of no use yet.
+func (k *Key) isLocked() bool {
+	return slices.ContainsFunc(k.Versions, func(v Version) bool { return v.Locked != "" })
+}
+
+// key returns the wrapped key, for the machine.
+func (v *Version) key() (hsm.WrappedKey, error) {
+	if v.Locked != "" {
+		return "", errSealed // it could not be unlocked any more
+	}
+	return v.Wrapped, nil
+}
+
+// parseKey reads a record, whose keys are still locked.
+func parseKey(r record.Record) (*Key, error) {
+	k := &Key{revision: r.Entry}
+	if err := r.Decode(k); err != nil {
+		return nil, err
+	}
+	return k, k.check(r.Name)
 }

@@ -1,9 +1,9 @@
 package kms
 
 import (
-	"errors"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +21,8 @@ import (
 // garbage collector, which walks every pointer again and again, sees next to nothing of
 // them. Those in use are kept decoded besides.
 type keyIndex struct {
-	seed maphash.Seed
+	seed   maphash.Seed
+	unlock func(...*Key) error // has a record's locked keys opened, when it is decoded for use
 
 	mu     sync.RWMutex // guards all below
 	packed arena
@@ -49,21 +50,11 @@ type place struct {
 	revision int64 // the store's
 }
 
-func newKeyIndex() *keyIndex {
+func newKeyIndex(unlock func(...*Key) error) *keyIndex {
 	return &keyIndex{
-		seed: maphash.MakeSeed(), at: map[uint32]place{}, names: map[uint64]uint32{}, twins: map[string]uint32{}, hot: map[uint32]*Key{},
+		seed: maphash.MakeSeed(), unlock: unlock, at: map[uint32]place{}, names: map[uint64]uint32{}, twins: map[string]uint32{}, hot: map[uint32]*Key{},
 		used: map[uint32]*keyUse{}, due: map[uint32]int64{}, owned: map[uint32]string{}, owners: map[string]string{}, published: map[uint32]bool{},
 	}
-}
-
-// apply takes a record in.
-func (x *keyIndex) apply(r record.Record) error {
-	k := &Key{revision: r.Entry}
-	if err := errors.Join(r.Decode(k), k.check(r.Name)); err != nil {
-		return err
-	}
-	x.store(k, r.Content)
-	return nil
 }
 
 // put takes a key in that was changed here.
@@ -75,6 +66,7 @@ func (x *keyIndex) put(k *Key) error {
 	return err
 }
 
+// store takes a key in with its record. While its keys are locked it is not kept decoded.
 func (x *keyIndex) store(k *Key, content []byte) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -91,7 +83,9 @@ func (x *keyIndex) store(k *Key, content []byte) {
 	if !known {
 		x.name(k)
 	}
-	if x.hot[k.Index] != nil {
+	if k.isLocked() {
+		delete(x.hot, k.Index)
+	} else if x.hot[k.Index] != nil {
 		x.hot[k.Index] = k
 	}
 	note(x.due, k.Index, k.nextDue(), 0)
@@ -186,7 +180,10 @@ func (x *keyIndex) warm(index uint32) *Key {
 		if !known {
 			return nil
 		}
-		k := unpack(content, at.revision)
+		k := x.unpack(content, at.revision)
+		if k.isLocked() {
+			return k
+		}
 		x.mu.Lock()
 		if x.at[index].revision == at.revision {
 			defer x.mu.Unlock()
@@ -212,11 +209,15 @@ func (x *keyIndex) heat(k *Key) *Key {
 	return k
 }
 
-// unpack decodes a record that was decoded before, when it was taken in.
-func unpack(content []byte, revision int64) *Key {
+// unpack decodes a record that was decoded before, when it was taken in, and has its keys
+// unlocked. They stay locked where that is too late, because the machine is being sealed.
+func (x *keyIndex) unpack(content []byte, revision int64) *Key {
 	k := &Key{revision: revision}
 	if err := (record.Record{Content: content}).Decode(k); err != nil {
 		panic(fmt.Sprintf("kms: the index of keys is damaged: %v", err))
+	}
+	if err := x.unlock(k); err != nil {
+		slog.Warn("a key was not unlocked", "index", k.Index, "error", err)
 	}
 	return k
 }
@@ -232,7 +233,7 @@ func (x *keyIndex) peek(index uint32) *Key {
 	if !known {
 		return nil
 	}
-	k := unpack(x.packed.get(at.ref), at.revision)
+	k := x.unpack(x.packed.get(at.ref), at.revision)
 	k.use = x.used[index]
 	return k
 }

@@ -56,7 +56,8 @@ type maker func(context.Context, hsm.Binding) (hsm.GeneratedKey, error)
 var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,63}$`)
 
 // check reports what is wrong with a key that came out of a record: that it is not
-// the one its entry is named for, or that a wrapped key in it is another's.
+// the one its entry is named for, or that a wrapped key in it is another's. A key that is
+// locked is looked at when it is unlocked.
 func (k *Key) check(entry string) error {
 	if entry != keyEntry(k.Index) || len(k.Versions) == 0 {
 		return fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", entry)
@@ -65,8 +66,11 @@ func (k *Key) check(entry string) error {
 		if i > 0 && k.Versions[i-1].Version >= v.Version || v.Version <= k.Forgotten {
 			return fault.New(fault.RecordDamaged, "record %s: version %d is out of order", entry, v.Version)
 		}
+		if v.Locked != "" && v.Wrapped == "" && v.State != life.Destroyed {
+			continue
+		}
 		if v.State == life.Destroyed {
-			if v.Wrapped == "" {
+			if v.Wrapped == "" && v.Locked == "" {
 				continue
 			}
 			return fault.New(fault.RecordDamaged, "record %s: version %d is destroyed and still has its key", entry, v.Version)
@@ -152,7 +156,7 @@ func (s *Service) draft(ctx context.Context, l *loaded, n NewKey, from maker) (*
 	if !reflect.ValueOf(n.Settings).IsZero() {
 		k.Settings = &n.Settings
 	}
-	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: 1, Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
+	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: l.unused(n.Index, 1), Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -161,7 +165,7 @@ func (s *Service) draft(ctx context.Context, l *loaded, n NewKey, from maker) (*
 		v.State = life.PreActive
 	}
 	k.Versions = []Version{v}
-	content, err := record.JSON(k)
+	content, err := l.content(k)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,7 +212,7 @@ var errNotDue = errors.New("kms: the rotation is not due")
 
 // rotate rotates a key if it is still due when its record is changed.
 func (s *Service) rotate(ctx context.Context, who Actor, index uint32, due func(*Key) bool) (*Key, error) {
-	return s.change(ctx, who, index, "key rotated", func(_ *loaded, k *Key) error {
+	return s.change(ctx, who, index, "key rotated", func(l *loaded, k *Key) error {
 		switch before := k.Newest(); {
 		case !due(k):
 			return errNotDue
@@ -223,7 +227,7 @@ func (s *Service) rotate(ctx context.Context, who Actor, index uint32, due func(
 			return fault.New(fault.Conflict, "version %d of key %d is not active yet; activate it (trikey key activate %d)", before.Version, k.Index, k.Index)
 		}
 		b := k.binding()
-		b.Version = k.Newest().Version + 1
+		b.Version = l.unused(k.Index, k.Newest().Version+1)
 		v, err := s.newVersion(ctx, b, s.cfg.Machine.GenerateKey)
 		if err != nil {
 			return err

@@ -27,9 +27,20 @@ func (s *Service) change(ctx context.Context, who Actor, index uint32, what stri
 	if err != nil {
 		return nil, err
 	}
-	k, revision, err := record.Update(ctx, s.keep, keyEntry(index), func(k *Key) error { return f(l, k) })
+	k, revision, err := record.Update(ctx, s.keep, keyEntry(index), func(k *Key) error {
+		if err := l.unlock(k); err != nil {
+			return err
+		}
+		if err := f(l, k); err != nil {
+			return err
+		}
+		return l.lock(k)
+	})
 	if errors.Is(err, keystore.ErrNotFound) {
 		return nil, noKey(indexRef(index))
+	}
+	if err == nil {
+		err = l.unlock(&k)
 	}
 	if err != nil {
 		return nil, err

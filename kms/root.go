@@ -78,17 +78,25 @@ func (s *Service) Root(ctx context.Context) (hsm.ID, error) { return record.Root
 // RotateRoot moves every record to the machine's next root and then calls promote,
 // which has the machine give up the old one. Calls are served all the while; changes
 // wait for a moment at the end.
-func (s *Service) RotateRoot(ctx context.Context, next hsm.Manifest, promote func(context.Context) error, progress func(done, total int)) error {
+func (s *Service) RotateRoot(ctx context.Context, next hsm.Manifest, promote func(context.Context) error, progress func(done, total int)) (err error) {
 	l, err := s.serving()
 	if err != nil {
 		return err
 	}
+	// Whichever root counts after a death in between, the destruction keys open with it.
+	if l.epochs != nil {
+		before := s.keep.Generation()
+		if err := l.epochs.SealUnder(ctx, before, next.Generation); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, l.epochs.SealUnder(context.WithoutCancel(ctx), s.keep.Generation())) }()
+	}
 	err = s.keep.Rotate(ctx, record.Rotation{
 		Generation: next.Generation, RootID: next.RootID, Progress: progress,
-		Convert: func(ctx context.Context, records []record.Record) error { return s.rewrap(ctx, records, next) },
+		Convert: func(ctx context.Context, records []record.Record) error { return s.rewrap(ctx, l, records, next) },
 		Switched: func(ctx context.Context, records []record.Record) error {
 			for _, r := range records {
-				if err := l.apply(record.Event{Record: r}); err != nil {
+				if err := s.apply(ctx, l, record.Event{Record: r}); err != nil {
 					return err
 				}
 			}
@@ -102,7 +110,7 @@ func (s *Service) RotateRoot(ctx context.Context, next hsm.Manifest, promote fun
 }
 
 // rewrap has the machine wrap the keys in records under the next root.
-func (s *Service) rewrap(ctx context.Context, records []record.Record, next hsm.Manifest) error {
+func (s *Service) rewrap(ctx context.Context, l *loaded, records []record.Record, next hsm.Manifest) error {
 	keys := map[int]*Key{}
 	var ops []hsm.Op
 	for i, r := range records {
@@ -114,8 +122,14 @@ func (s *Service) rewrap(ctx context.Context, records []record.Record, next hsm.
 			}
 			records[i].Content = content
 		case strings.HasPrefix(r.Name, keyPrefix):
-			k := &Key{}
-			if err := errors.Join(r.Decode(k), k.check(r.Name)); err != nil {
+			k, err := parseKey(r)
+			if err == nil {
+				err = l.unlock(k)
+			}
+			if err == nil {
+				err = k.check(r.Name)
+			}
+			if err != nil {
 				return err
 			}
 			keys[i] = k
@@ -146,7 +160,7 @@ func (s *Service) rewrap(ctx context.Context, records []record.Record, next hsm.
 			k.Versions[v].Wrapped = hsm.WrappedKey(ops[at].Output)
 			at++
 		}
-		content, err := record.JSON(k)
+		content, err := l.content(k)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/trikey/trikey/kms/activity"
 	"github.com/trikey/trikey/kms/alert"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/nonce"
@@ -64,6 +65,17 @@ type Config struct {
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
 
+	// Epochs is the directory of the file of destruction keys. Without one wrapped keys
+	// are stored as the machine made them, and old copies of the store open for ever.
+	Epochs string
+
+	// Host tells what a backup has besides the records; nil: none can be made.
+	Host func(ctx context.Context) (BackupHost, error)
+	// Scratch makes a store in a directory for a drill; nil: there are no drills.
+	Scratch func(dir string) (keystore.Store, error)
+	// Idle leaves undone what is due of keys: the service shows what there is.
+	Idle bool
+
 	Tokens token.Config // without an issuer there are no tokens
 
 	// TendEvery is how often the service looks what is due of keys, and writes the
@@ -83,6 +95,9 @@ type Service struct {
 	health health
 	people *people.Registry
 
+	erasing sync.Mutex   // guards epochs
+	epochs  *epochs.Keys // nil while sealed
+
 	mu     sync.RWMutex       // guards all below
 	loaded *loaded            // nil until Load
 	why    error              // why it is not loaded
@@ -91,11 +106,15 @@ type Service struct {
 
 // loaded is what exists only while the machine is open.
 type loaded struct {
-	keys   *keyIndex
-	apps   *auth.Apps
-	ranges ranges
-	tokens *token.Authority
-	nonces *nonce.Ledger
+	keys     *keyIndex
+	apps     *auth.Apps
+	ranges   ranges
+	tokens   *token.Authority
+	nonces   *nonce.Ledger
+	epochs   *epochs.Keys              // nil where none are configured
+	backedUp atomic.Pointer[time.Time] // when the newest backup was made; nil: never
+
+	owed sync.Map // indexes of keys of which something is still to be erased
 
 	spending *spending
 	activity *activity.Tracker
@@ -175,15 +194,26 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.checkSplit(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.purgeLeft(ctx); err != nil {
+		return nil, err
+	}
 	verified := make(chan error, 1)
 	go func() { verified <- s.keep.Verify(ctx) }()
-	l, from, err := s.readAll(ctx)
+	l, found, from, err := s.readAll(ctx)
 	// What was read is of use only if it is what was written.
-	if err := errors.Join(<-verified, err); err != nil {
+	err = errors.Join(<-verified, err)
+	if err == nil {
+		err = s.openDestruction(ctx, l, found)
+	}
+	if err != nil {
 		if l != nil {
 			l.apps.Wipe()
 		}
 		return nil, err
+	}
+	if l.epochs != nil && len(found.plain) > 0 {
+		l.apps.Wipe()
+		return s.load(ctx) // they were changed, and the history of it purged
 	}
 	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
 	used, err := l.nonces.Load(ctx)
@@ -197,22 +227,26 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	s.followers.Go(func() { s.follow(follow, l, from) })
 	s.followers.Go(func() {
 		defer close(l.left)
-		s.keepHouse(follow, l)
+		if !s.cfg.Idle {
+			s.keepHouse(follow, l)
+		}
 	})
 	return l, nil
 }
 
 // readAll reads every record that is served from memory, and returns the revision from which
 // their changes are to be followed.
-func (s *Service) readAll(ctx context.Context) (*loaded, int64, error) {
-	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+func (s *Service) readAll(ctx context.Context) (*loaded, *left, int64, error) {
+	l := &loaded{done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.keys = newKeyIndex(l.unlock)
 	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
 	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
 	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
-	from, err := s.keep.LoadMany(ctx, keyPrefix, l.keys.apply)
+	found := &left{}
+	from, err := s.loadKeys(ctx, l, found)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
 	for _, part := range []struct {
 		prefix string
@@ -221,22 +255,23 @@ func (s *Service) readAll(ctx context.Context) (*loaded, int64, error) {
 		{auth.Prefix, l.apps.Apply},
 		{usePrefix, l.keys.applyUse},
 		{rangesRecord, l.ranges.apply},
+		{backupsRecord, l.applyBackup},
 		{token.Prefix, l.tokens.Apply},
 		{suspensionPrefix, l.spending.apply},
 		{activity.Prefix, l.applyHabits},
 	} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, 0, err
 		}
 		from = min(from, revision)
 	}
-	return l, from, nil
+	return l, found, from, nil
 }
 
 // apply takes a change in.
-func (l *loaded) apply(e record.Event) error {
-	apply, remove := l.keys.apply, l.keys.remove
+func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
+	apply, remove := func(r record.Record) error { return s.applyKey(ctx, l, r) }, l.keys.remove
 	switch {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
@@ -245,6 +280,8 @@ func (l *loaded) apply(e record.Event) error {
 		apply, remove = l.tokens.Apply, l.tokens.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
+	case e.Name == backupsRecord && !e.Deleted:
+		apply = l.applyBackup
 	case strings.HasPrefix(e.Name, suspensionPrefix):
 		apply, remove = l.spending.apply, l.spending.remove
 	case strings.HasPrefix(e.Name, activity.Prefix) && !e.Deleted:
@@ -259,6 +296,33 @@ func (l *loaded) apply(e record.Event) error {
 		return nil
 	}
 	return apply(e.Record)
+}
+
+// applyKey takes a key in that was changed here or by another node. What that one has
+// destroyed is erased here too.
+func (s *Service) applyKey(ctx context.Context, l *loaded, r record.Record) error {
+	k, err := parseKey(r)
+	if err != nil {
+		return err
+	}
+	var before []hsm.WrappedKey
+	if len(k.destroyed()) > 0 {
+		if old := l.keys.peek(k.Index); old != nil && old.revision < k.revision {
+			for _, v := range old.Versions {
+				if v.Wrapped != "" && k.gone(v.Version) {
+					before = append(before, v.Wrapped)
+				}
+			}
+		}
+	}
+	l.keys.store(k, r.Content)
+	if len(before) == 0 {
+		return nil
+	}
+	if err := s.erase(ctx, l, k, before); err != nil {
+		s.cfg.Log.Error("a destroyed key version is not erased here yet; it is tried again", "index", k.Index, "error", err)
+	}
+	return nil
 }
 
 // Unload forgets every record, before the machine is sealed.
@@ -277,6 +341,7 @@ func (s *Service) Unload() {
 		<-l.left
 		l.apps.Wipe()
 	}
+	s.closeEpochs()
 	s.people.EndAll()
 }
 

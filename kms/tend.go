@@ -121,6 +121,13 @@ func (s *Service) Tend(ctx context.Context) (Tended, error) {
 }
 
 func (s *Service) tend(ctx context.Context, l *loaded) (done Tended, err error) {
+	owed := s.settleOwed(ctx, l)
+	defer func() {
+		if done.Destroyed > 0 {
+			owed = errors.Join(owed, s.purge(ctx))
+		}
+		err = errors.Join(err, owed)
+	}()
 	for _, k := range l.keys.dueAt(s.now().UnixNano()) {
 		if !k.rotationDue(s.now()) && !k.destructionDue(s.now()) {
 			continue

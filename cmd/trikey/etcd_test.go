@@ -38,16 +38,16 @@ func (s *site) storeIn(c etcdtest.Cluster, files *etcdtest.Files) {
 }
 
 // join makes a second node: a machine of its own with its own chip, which the cards of the
-// first open, because it has the first one's record.
+// first open, because it has the first one's record; and its destruction keys.
 func (s *site) join() *site {
 	s.t.Helper()
 	b := newSite(s.t)
-	record, err := os.ReadFile(s.path("data", "machine.json"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.WriteFile(b.path("data", "machine.json"), record, 0o600); err != nil {
-		s.t.Fatal(err)
+	for _, name := range []string{"machine.json", "epochs"} {
+		content, err := os.ReadFile(s.path("data", name))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.write(b.path("data", name), content)
 	}
 	first, err := config.Load(s.path("trikey.yaml"), nil)
 	if err != nil {
@@ -123,8 +123,8 @@ func TestEtcd(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Installed(t), Members: 3, TLS: files})
 	a := newSite(t)
 	a.storeIn(c, files)
-	b := a.join()
 	a.open()
+	b := a.join()
 	a.ok("key", "create", "--index", "1", "--name", "first")
 	b.start()
 	if r := b.unseal(a.cards()...); r.code != 0 {
@@ -229,8 +229,8 @@ func TestEtcdCompacted(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Installed(t), TLS: files})
 	a := newSite(t)
 	a.storeIn(c, files)
-	b := a.join()
 	a.open()
+	b := a.join()
 	a.createApp("im", "127.0.0.1/32", "keys=1-99;ops=encrypt")
 	b.start()
 	if r := b.unseal(a.cards()...); r.code != 0 {
@@ -257,9 +257,13 @@ func TestEtcdCompacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.use(a)
-	within(t, "the sleeper knows that the app is disabled", func() bool {
+	// Management reads the store itself; this asks what the node knows.
+	within(t, "the sleeper refuses the disabled app", func() bool {
 		return b.post("/v1/keys/5/encrypt", object{"plaintext": []byte("x")}).status == 401
 	})
+	if k := b.keyJSON("show", "5"); k.Version != 2 {
+		t.Errorf("the sleeper has version %d", k.Version)
+	}
 	b.kill()
 	if !strings.Contains(b.log.String(), "reading every record anew") {
 		t.Errorf("it was not the compaction:\n%s", b.log)

@@ -46,7 +46,7 @@ func TestMainJob(t *testing.T) {
 	}
 	s.ok("key", "create", "--index", "7", "--name", "chat", "--algorithm", "aes-256-gcm", "-o", "json").json(t, &key)
 	if key.Index != 7 || key.Name != "chat" || key.Version != 1 || key.Algorithm != "aes-256-gcm" || key.State != "active" ||
-		!strings.HasPrefix(key.KCV, "cmac-aes:") || !strings.HasPrefix(key.Wrapped, "tw1.") || len(key.Versions) != 1 {
+		!strings.HasPrefix(key.KCV, "cmac-aes:") || !strings.HasPrefix(key.Wrapped, "tl1.") || len(key.Versions) != 1 {
 		t.Errorf("key create: %+v", key)
 	}
 	s.ok("key", "create", "--index", "8", "--name", "sm", "--algorithm", "sm4-gcm")

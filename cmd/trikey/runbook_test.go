@@ -26,7 +26,7 @@ func TestRunbooks(t *testing.T) {
 	s := newSite(t)
 	s.blank()
 	custodians := []string{"anna", "bao", "chen", "dora", "emil", "fei"}
-	env := append(os.Environ(), "PATH="+filepath.Dir(trikey)+":"+os.Getenv("PATH"), "TRIKEY_CONFIG="+s.path("trikey.yaml"))
+	env := append(os.Environ(), "PATH="+filepath.Dir(trikey)+":"+os.Getenv("PATH"), "TRIKEY_CONFIG="+s.path("trikey.yaml"), "XDG_CONFIG_HOME="+s.path("home"))
 	for _, name := range custodians {
 		s.newCard(name)
 		env = append(env, strings.ToUpper(name)+"=--pin-file "+s.path("pins", name))
@@ -42,6 +42,14 @@ func TestRunbooks(t *testing.T) {
 			s.kill()
 			s.start()
 		},
+		"restore": func() {
+			s.kill()
+			if err := os.Rename(s.path("data"), s.path("data.lost")); err != nil {
+				t.Fatal(err)
+			}
+			s.freshChip()
+		},
+		"restored":      func() { s.start() },
 		"lost-card":     func() { env = append(env, "LOST="+s.serial("bao")) },
 		"forgotten-pin": func() { env = append(env, "LOST="+s.serial("fei")); s.newCard("bao"); s.eraseCard("bao") },
 		"leaving":       func() { env = append(env, "LEAVING="+s.serial("bao")); s.newCard("fei") },

@@ -52,3 +52,32 @@ func UnwrapKWP(dst, kek, wrapped []byte) error {
 	copy(dst, r)
 	return nil
 }
+
+// WrapKWP wraps a key of 9 bytes or more under kek by AES key wrap with padding (RFC
+// 5649, NIST SP 800-38F KWP): the same key gives the same bytes each time.
+func WrapKWP(kek, key []byte) ([]byte, error) {
+	if len(key) < 9 {
+		return nil, fault.New(fault.Internal, "AES key wrap with padding: a key of %d bytes", len(key))
+	}
+	block, err := aes.NewCipher(kek)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Erase(block)
+	out := make([]byte, 8+(len(key)+7)/8*8)
+	var b [aes.BlockSize]byte // A | R[i] of RFC 3394 section 2.2.1
+	defer clear(b[:])
+	binary.BigEndian.PutUint32(b[:8], kwpIV)
+	binary.BigEndian.PutUint32(b[4:8], uint32(len(key)))
+	copy(out[8:], key)
+	n := len(out)/8 - 1
+	for t := range 6 * n {
+		at := out[8*(t%n+1):][:8]
+		copy(b[8:], at)
+		block.Encrypt(b[:], b[:])
+		binary.BigEndian.PutUint64(b[:8], binary.BigEndian.Uint64(b[:8])^uint64(t+1))
+		copy(at, b[8:])
+	}
+	copy(out, b[:8])
+	return out, nil
+}

@@ -171,6 +171,9 @@ func TestWycheproofKWP(t *testing.T) {
 		if valid := v.Result != "invalid"; valid != (err == nil) || valid && !bytes.Equal(key, v.Msg) {
 			t.Errorf("test %d, %s: %v", v.ID, v.Result, err)
 		}
+		if wrapped, err := alg.WrapKWP(v.Key, v.Msg); v.Result == "valid" && (err != nil || !bytes.Equal(wrapped, v.CT)) {
+			t.Errorf("test %d, wrapping: %x, %v", v.ID, wrapped, err)
+		}
 	})
 	if ran < 60 {
 		t.Errorf("%d vectors fit", ran)

@@ -26,6 +26,19 @@ func readRecord(dir string) (*hsm.Record, error) {
 	return &r, nil
 }
 
+// Record returns the machine's record; false where the machine is blank.
+func (d *Desk) Record() (hsm.Record, bool) {
+	d.published.Lock()
+	defer d.published.Unlock()
+	if d.shown.record == nil {
+		return hsm.Record{}, false
+	}
+	return *d.shown.record, true
+}
+
+// WriteRecord writes the record of a machine that is restored on a host without one.
+func WriteRecord(dir string, r hsm.Record) error { return durable.Write(dir, recordFile, r) }
+
 // dealing reports whether a record can be one of a dealing.
 func dealing(r *hsm.Record) bool {
 	return r.Threshold >= 2 && int(r.Shares) == len(r.Commitments) && r.Threshold <= r.Shares && r.KCV != ""

@@ -55,6 +55,28 @@ func (c *Cache[K, V]) Put(k K, v V) {
 	s.lru.Add(k, v)
 }
 
+// Remove drops a value.
+func (c *Cache[K, V]) Remove(k K) {
+	s := c.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lru.Remove(k)
+}
+
+// RemoveIf drops the values whose keys f says so of.
+func (c *Cache[K, V]) RemoveIf(f func(K) bool) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		for _, k := range s.lru.Keys() {
+			if f(k) {
+				s.lru.Remove(k)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
 // Purge drops every value.
 func (c *Cache[K, V]) Purge() {
 	for i := range c.shards {

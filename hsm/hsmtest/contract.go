@@ -40,7 +40,7 @@ func (s suites) other() alg.ID { return s.served[len(s.served)-1] }
 func run(t *testing.T, open func(t *testing.T) hsm.Machine, has suites) {
 	for name, test := range map[string]func(*testing.T, *machine){
 		"RoundTrip": testRoundTrip, "OtherSuites": testOtherSuites, "Tamper": testTamper, "Reencrypt": testReencrypt, "EachOnItsOwn": testEachOnItsOwn,
-		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
+		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "Forget": testForget, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
 		"Cancelled": testCancelled, "Status": testStatus,
 		"Purposes": testPurposes, "Deterministic": testDeterministic, "Mac": testMac, "Sign": testSign, "DataKey": testDataKey, "Random": testRandom,
 		"Import": testImport, "ImportRefused": testImportRefused, "Golden": testGolden,

@@ -145,7 +145,40 @@ func (p *Pool) none() error {
 
 // Do has a member carry out the operations.
 func (p *Pool) Do(ctx context.Context, ops []hsm.Op) error {
-	return p.try(ctx, func(m *member) error { return m.machine.Do(ctx, ops) })
+	if err := p.try(ctx, func(m *member) error { return m.machine.Do(ctx, ops) }); err != nil {
+		return err
+	}
+	if forget := forgets(ops); len(forget) > 0 {
+		return p.forget(ctx, forget)
+	}
+	return nil
+}
+
+func forgets(ops []hsm.Op) (out []hsm.Op) {
+	for _, op := range ops {
+		if op.Kind == hsm.Forget {
+			out = append(out, hsm.Op{Kind: op.Kind, Key: op.Key})
+		}
+	}
+	return out
+}
+
+// forget has every member forget keys, also one that gets no calls. A sealed one has
+// forgotten all it had.
+func (p *Pool) forget(ctx context.Context, ops []hsm.Op) (failed error) {
+	ctx, stop := context.WithTimeout(ctx, p.cfg.Patience)
+	defer stop()
+	for _, m := range *p.members.Load() {
+		each := slices.Clone(ops)
+		err := m.machine.Do(ctx, each)
+		for _, op := range each {
+			err = errors.Join(err, op.Err)
+		}
+		if err != nil && !errors.Is(err, fault.Sealed) {
+			failed = errors.Join(failed, fault.Wrap(fault.CodeOf(err), err, "the crypto machine %s may still know a destroyed key; it is asked again", m.address))
+		}
+	}
+	return failed
 }
 
 // GenerateKey has a member make a key.

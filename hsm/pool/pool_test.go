@@ -297,3 +297,34 @@ func TestLoad(t *testing.T) {
 		t.Errorf("warm members had %d and %d of 100 calls", a.calls.Load()-first, b.calls.Load()-before)
 	}
 }
+
+// Every member forgets a destroyed key; one that cannot be asked is named, and a sealed
+// one has nothing to forget.
+func TestForget(t *testing.T) {
+	f := newFleet(t, pool.Config{}, "a", "b", "c")
+	until(t, "all up", func() bool { return f.ups() == 3 })
+	forget := func() error {
+		ops := []hsm.Op{{Kind: hsm.Forget, Key: "key"}}
+		return errors.Join(f.Do(t.Context(), ops), ops[0].Err)
+	}
+	before := map[string]int64{}
+	for _, address := range []string{"a", "b", "c"} {
+		before[address] = int64(f.member(address).calls.Load())
+	}
+	if err := forget(); err != nil {
+		t.Fatal(err)
+	}
+	for address, n := range before {
+		if int64(f.member(address).calls.Load()) == n {
+			t.Errorf("member %s was not asked", address)
+		}
+	}
+	f.member("b").fail(fault.Unavailable)
+	if err := forget(); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "machine b ") {
+		t.Errorf("one cannot be asked: %v", err)
+	}
+	f.member("b").fail(fault.Sealed)
+	if err := forget(); err != nil {
+		t.Errorf("one is sealed: %v", err)
+	}
+}

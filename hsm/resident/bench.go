@@ -38,6 +38,11 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return engine.Random(op.Output, op.Size)
 	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
 		return op.Output, errSealsOnly
+	case hsm.Forget:
+		if s, err := b.engine.At(op.Key.Generation()); err == nil { // a root that is not open has none
+			s.businesses.Remove(op.Key)
+		}
+		return op.Output, nil
 	case hsm.SealSegment, hsm.OpenSegment:
 		return op.Output, errStream
 	}

@@ -62,6 +62,8 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return b.sealSegment(op)
 	case hsm.OpenSegment:
 		return b.openSegment(op)
+	case hsm.Forget:
+		return op.Output, b.forget(op.Key)
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
@@ -146,6 +148,16 @@ func (b *bench) business(w hsm.WrappedKey) (*session, *business, error) {
 	return s, k, err
 }
 
+// forget drops a business key, and what was derived from it, here and in the caches. A
+// root that is not open has none.
+func (b *bench) forget(w hsm.WrappedKey) error {
+	b.clear()
+	if s, err := b.engine.At(w.Generation()); err == nil {
+		s.forget(w)
+	}
+	return nil
+}
+
 // rewrap wraps a business key under the root of another generation, and sees that it
 // opens there before it gives it away.
 func (b *bench) rewrap(dst []byte, w hsm.WrappedKey, generation uint32) ([]byte, error) {
@@ -180,7 +192,7 @@ func (b *bench) rewrap(dst []byte, w hsm.WrappedKey, generation uint32) ([]byte,
 // cipher returns a cipher for a message key, one that the call has built already
 // where there is one.
 func (b *bench) cipher(s *session, wrapped hsm.WrappedKey, k *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (alg.Cipher, error) {
-	id := messageID{k.serial, u, suite, salt}
+	id := k.derived(u, suite, salt)
 	for i := len(b.ciphers) - 1; i >= 0; i-- {
 		if b.ciphers[i].id == id {
 			return b.ciphers[i].cipher, nil

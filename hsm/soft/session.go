@@ -42,9 +42,17 @@ var serial atomic.Uint64
 // messageID names a message key: what it is derived from.
 type messageID struct {
 	serial uint64
+	key    keyVersion
 	use    use
 	suite  alg.ID
 	salt   [envelope.SaltSize]byte
+}
+
+type keyVersion struct{ index, version uint32 }
+
+// derived names a message key of a business key.
+func (b *business) derived(u use, suite alg.ID, salt [envelope.SaltSize]byte) messageID {
+	return messageID{b.serial, keyVersion{b.header.Index, b.header.Version}, u, suite, salt}
 }
 
 // use is what a derived key seals. A stream's header may name the salt of a message,
@@ -120,6 +128,15 @@ func (s *session) business(ctx context.Context, w hsm.WrappedKey) (*business, er
 	return b, nil
 }
 
+// forget drops a business key and its message keys: also those of an earlier unwrapping,
+// which may have left the cache before them.
+func (s *session) forget(w hsm.WrappedKey) {
+	s.businesses.Remove(w)
+	if h, err := w.Header(); err == nil {
+		s.messages.RemoveIf(func(id messageID) bool { return id.key == keyVersion{h.Index, h.Version} })
+	}
+}
+
 var errInToken = fault.New(fault.AlgorithmNotAllowed, "the key was made by a token engine and can be unwrapped inside a token only: "+
 	"set machine.engine: token; to move its data here, decrypt on a machine with that engine and encrypt on this one")
 
@@ -146,7 +163,7 @@ func (s *session) unwrap(ctx context.Context, w hsm.WrappedKey) (hsm.WrapHeader,
 
 // message returns the key derived from b for a use, suite and salt.
 func (s *session) message(b *business, u use, suite alg.ID, salt [envelope.SaltSize]byte) (*secret.Bytes, error) {
-	id := messageID{b.serial, u, suite, salt}
+	id := b.derived(u, suite, salt)
 	if k, ok := s.messages.Get(id); ok {
 		return k, nil
 	}

@@ -75,6 +75,34 @@ func TestSealAndOpenAgain(t *testing.T) {
 	}
 }
 
+// What is forgotten is no longer in locked memory: neither the key nor what was derived
+// from it, also when the key itself has left the cache before.
+func TestForget(t *testing.T) {
+	e := soft.New(soft.Config{Chip: hsmtest.NewChip(t), Region: hsmtest.Region, Keys: 1})
+	if err := e.Open(t.Context(), hsmtest.NewRoot(t)); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = e.Close() }()
+	_, before := secret.Usage()
+	var keys []hsm.WrappedKey
+	for i := range uint32(40) {
+		keys = append(keys, generate(t, e, i+1))
+		encrypt(t, e, keys[i])
+	}
+	if _, used := secret.Usage(); used < before+40*32 {
+		t.Fatalf("%d bytes are in use", used-before)
+	}
+	for _, k := range keys {
+		ops := []hsm.Op{{Kind: hsm.Forget, Key: k}}
+		if err := errors.Join(e.Do(t.Context(), ops), ops[0].Err); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, after := secret.Usage(); after != before {
+		t.Errorf("%d bytes stay", after-before)
+	}
+}
+
 func TestAnotherRegion(t *testing.T) {
 	root := hsmtest.NewRoot(t)
 	e := soft.New(soft.Config{Chip: hsmtest.NewChip(t), Region: "elsewhere"})

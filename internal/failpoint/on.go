@@ -31,3 +31,9 @@ func Hit(name string) {
 
 // HitNumber is Hit at NAME-N: a place that is come to more than once.
 func HitNumber(name string, n int) { Hit(name + "-" + strconv.Itoa(n)) }
+
+// Now is the time, later by what TRIKEY_FAILPOINT_CLOCK says: 240h.
+func Now() time.Time {
+	ahead, _ := time.ParseDuration(os.Getenv("TRIKEY_FAILPOINT_CLOCK"))
+	return time.Now().Add(ahead)
+}

@@ -84,10 +84,15 @@ const (
 	StoreLocked   Code = "store_locked"
 	RecordDamaged Code = "record_damaged"
 	AuditAltered  Code = "audit_altered"
-	Findings      Code = "findings"
-	FileMode      Code = "file_mode"
-	BadConfig     Code = "bad_config"
-	Usage         Code = "usage"
+
+	BackupDamaged  Code = "backup_damaged"
+	BackupForeign  Code = "backup_foreign"
+	BackupRollback Code = "backup_rollback"
+
+	Findings  Code = "findings"
+	FileMode  Code = "file_mode"
+	BadConfig Code = "bad_config"
+	Usage     Code = "usage"
 )
 
 // Exit codes of the trikey command.
@@ -168,14 +173,18 @@ var kinds = map[Code]kind{
 	ModuleFault:        {"A PKCS#11 module failed", http.StatusInternalServerError, ExitFailed, false},
 	SelfTestFailed:     {"The known-answer self-test failed", http.StatusInternalServerError, ExitUnverified, false},
 
-	StoreDamaged:  {"The key store is damaged", http.StatusInternalServerError, ExitUnverified, false},
-	StoreLocked:   {"The key store is in use by another process", http.StatusConflict, ExitUnavailable, false},
-	RecordDamaged: {"A record of the key store was altered", http.StatusInternalServerError, ExitUnverified, false},
-	AuditAltered:  {"The audit log was altered", http.StatusInternalServerError, ExitUnverified, false},
-	Findings:      {"There are findings", http.StatusInternalServerError, ExitUnverified, false},
-	FileMode:      {"The file's mode is too open", http.StatusForbidden, ExitRefused, false},
-	BadConfig:     {"The configuration is wrong", http.StatusInternalServerError, ExitUsage, false},
-	Usage:         {"The command line is wrong", http.StatusBadRequest, ExitUsage, false},
+	StoreDamaged:   {"The key store is damaged", http.StatusInternalServerError, ExitUnverified, false},
+	StoreLocked:    {"The key store is in use by another process", http.StatusConflict, ExitUnavailable, false},
+	RecordDamaged:  {"A record of the key store was altered", http.StatusInternalServerError, ExitUnverified, false},
+	AuditAltered:   {"The audit log was altered", http.StatusInternalServerError, ExitUnverified, false},
+	BackupDamaged:  {"The backup is damaged", http.StatusUnprocessableEntity, ExitUnverified, false},
+	BackupForeign:  {"The backup is of another machine, or does not belong together", http.StatusUnprocessableEntity, ExitUnverified, false},
+	BackupRollback: {"The destruction keys are older than the backup", http.StatusUnprocessableEntity, ExitUnverified, false},
+
+	Findings:  {"There are findings", http.StatusInternalServerError, ExitUnverified, false},
+	FileMode:  {"The file's mode is too open", http.StatusForbidden, ExitRefused, false},
+	BadConfig: {"The configuration is wrong", http.StatusInternalServerError, ExitUsage, false},
+	Usage:     {"The command line is wrong", http.StatusBadRequest, ExitUsage, false},
 }
 
 // Known reports whether the code is one of this package's.

@@ -61,9 +61,16 @@ type Store struct {
 
 	read atomic.Int64 // bytes walked through since the last release
 
-	mu      sync.Mutex    // guards all below
-	changed chan struct{} // closed, and made anew, by each transaction
-	closed  chan struct{} // closed by Close
+	history sync.RWMutex // held for writing while the history is dropped, for reading by who needs all of it
+	reading sync.RWMutex // held for reading by reading transactions, for writing while there must be none
+
+	mu      sync.Mutex       // guards all below
+	watches map[int64]*int64 // how far each watch is
+	watchID int64            // of the last one
+	pins    map[int64]int    // revisions since which snapshots need the history, and how many do
+	moved   chan struct{}    // closed, and made anew, when a watch gets further
+	changed chan struct{}    // closed, and made anew, by each transaction
+	closed  chan struct{}    // closed by Close
 	ended   bool
 }
 
@@ -79,7 +86,10 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = time.Second
 	}
-	s := &Store{cfg: cfg, changed: make(chan struct{}), closed: make(chan struct{})}
+	s := &Store{
+		cfg: cfg, watches: map[int64]*int64{}, pins: map[int64]int{},
+		moved: make(chan struct{}), changed: make(chan struct{}), closed: make(chan struct{}),
+	}
 	fresh, err := isFresh(cfg.Path)
 	if err != nil {
 		return nil, err
@@ -208,6 +218,8 @@ func (s *Store) view(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	s.reading.RLock()
+	defer s.reading.RUnlock()
 	return s.guard(func() error { return s.closedError(s.db.View(f)) })
 }
 

@@ -131,7 +131,7 @@ const pageFill = 0.9
 
 // compact drops the history of transactions that are too old.
 func (s *Store) compact(tx *bbolt.Tx, revision int64) error {
-	floor := revision - int64(s.cfg.History)
+	floor := s.pinned(revision - int64(s.cfg.History))
 	if floor <= number(tx, compactedKey) {
 		return nil
 	}

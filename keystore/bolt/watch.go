@@ -52,6 +52,8 @@ const maxEvents = 1000
 
 // Watch calls f with the events of each transaction after from.
 func (s *Store) Watch(ctx context.Context, prefix string, from int64, f func([]keystore.Event) error) error {
+	advance, end := s.watch(from)
+	defer end()
 	for {
 		// Take the signal before looking, so that no change falls between.
 		s.mu.Lock()
@@ -66,6 +68,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64, f func([]k
 		}
 		if to > from {
 			from = to
+			advance(to)
 			continue
 		}
 		select {

@@ -72,6 +72,37 @@ func (s *Store) Txn(ctx context.Context, compares []keystore.Compare, writes []k
 	return revision, err
 }
 
+// Snapshot reads every entry at one revision.
+func (s *Store) Snapshot(ctx context.Context, f func([]keystore.Write) error) (revision int64, err error) {
+	from, end := s.cfg.Prefix, clientv3.GetPrefixRangeEnd(s.cfg.Prefix)
+	for {
+		var r *clientv3.GetResponse
+		err := s.call(ctx, func(ctx context.Context) (err error) {
+			r, err = s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(chunk))
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		if revision == 0 {
+			revision = r.Header.Revision
+		}
+		writes := make([]keystore.Write, len(r.Kvs))
+		for i, kv := range r.Kvs {
+			writes[i] = keystore.Write{Name: s.entry(kv).Name, Value: kv.Value}
+		}
+		if len(writes) > 0 {
+			if err := f(writes); err != nil {
+				return 0, err
+			}
+		}
+		if !r.More {
+			return revision, nil
+		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+	}
+}
+
 // chunk bounds the entries that one answer of etcd carries.
 const chunk = 500
 

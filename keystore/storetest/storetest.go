@@ -22,7 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Store) {
 		"GetPutDelete": testGetPutDelete, "CompareAndSwap": testCompareAndSwap, "Atomic": testAtomic, "Limits": testLimits,
 		"Isolation": testIsolation, "List": testList, "Counter": testCounter, "WatchPast": testWatchPast, "WatchLive": testWatchLive,
 		"WatchResume": testWatchResume, "WatchEnds": testWatchEnds, "Closed": testClosed, "Snapshot": testSnapshot, "WatchOrder": testWatchOrder, "WatchList": testWatchList,
-		"Election": testElection, "Cancelled": testCancelled,
+		"Backup": testBackup, "Election": testElection, "Cancelled": testCancelled,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -271,6 +271,17 @@ type Stats struct {
 	Shipped map[string]Shipped
 }
 
+// Head returns how many events are in the log, and the hash of its tree (RFC 9162, section
+// 2.1) in base64.
+func (l *Log) Head() (events int64, hash string) {
+	if l == nil {
+		return 0, ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.head.size, l.head.root().String()
+}
+
 // Stats returns the log's figures.
 func (l *Log) Stats() Stats {
 	if l == nil {

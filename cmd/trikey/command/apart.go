@@ -41,7 +41,7 @@ func (n *node) openApart(ctx context.Context, cfg *config.Config, tokens token.C
 	if n.signer, err = identity.Open(ctx, n.pool, cfg.Data, slog.Default()); err != nil {
 		return err
 	}
-	n.newService(tokens, g)
+	n.newService(cfg, tokens, g)
 	return n.openAudit(ctx, cfg)
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/audit"
+	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/identity"
 )
 
@@ -62,7 +63,7 @@ ends with exit code 6 where there is something to mend.`,
 				return err
 			}
 			d := &doctor{o: o, cfg: cfg, now: time.Now()}
-			for _, check := range []func(context.Context){d.configuration, d.files, d.machine, d.store, d.audit, d.certificate, d.host} {
+			for _, check := range []func(context.Context){d.configuration, d.files, d.machine, d.store, d.epochs, d.audit, d.certificate, d.host} {
 				check(cmd.Context())
 			}
 			return d.report(cmd)
@@ -156,6 +157,24 @@ func (d *doctor) files(context.Context) {
 	}
 	if len(d.list) == before {
 		d.add("files", stateOK, "only their owner reads them")
+	}
+}
+
+// epochs looks at the destruction keys.
+func (d *doctor) epochs(context.Context) {
+	path := filepath.Join(d.cfg.Data, epochsFile)
+	raw, err := os.ReadFile(path)
+	var head epochs.Head
+	if err == nil {
+		head, err = epochs.Inspect(raw)
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		d.add("epochs", stateNote, "there is no %s: it is made when the machine is first opened; where there are keys already, put the newest copy there", path)
+	case err != nil:
+		d.add("epochs", stateFinding, "%s: %v", path, err)
+	default:
+		d.add("epochs", stateOK, "destruction keys, %d bytes, destruction %d", len(raw), head.Counter)
 	}
 }
 

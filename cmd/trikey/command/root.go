@@ -91,7 +91,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 	}
 	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newToken(o), newStore(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
 		newAdminCmd(o), newLogin(o), newLogout(o), newWhoami(o), newApprove(o),
-		newInspect(o), newAudit(o), newDoctor(o), newDemo(), newVersion(o))
+		newInspect(o), newAudit(o), newBackup(o), newDoctor(o), newDemo(), newVersion(o))
 	o.track(root)
 	return root
 }

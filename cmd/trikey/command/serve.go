@@ -21,6 +21,7 @@ import (
 	"github.com/trikey/trikey/cmd/trikey/config"
 	"github.com/trikey/trikey/hsm/console"
 	"github.com/trikey/trikey/hsm/submit"
+	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/internal/unixsock"
@@ -132,6 +133,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	}
 	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
+	metrics.WatchBackups(n.service, failpoint.Now)
 	metrics.WatchSecrets(n.service)
 	metrics.CountGuard(g.guard)
 	clients, err := withClients(own.config(), cfg.API.ClientCA)

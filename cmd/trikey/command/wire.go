@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"github.com/trikey/trikey/hsm/pool"
 	"github.com/trikey/trikey/hsm/resident"
 	"github.com/trikey/trikey/hsm/soft"
+	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
@@ -40,6 +42,7 @@ type node struct {
 	desk    *custody.Desk
 	audit   *audit.Log
 	console hsm.Console // the desk, with every step recorded
+	tries   string      // directory of the count of PIN tries; "": the data directory
 	store   keystore.Store
 	service *kms.Service
 
@@ -177,7 +180,7 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 			return custody.Config{}, err
 		}
 	}
-	tries, err := pintry.Open(cfg.Data)
+	tries, err := pintry.Open(cmp.Or(n.tries, cfg.Data))
 	if err != nil {
 		return custody.Config{}, err
 	}
@@ -242,13 +245,15 @@ func newNode(ctx context.Context, cfg *config.Config, g *gate) (n *node, err err
 	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.newService(tokens, g)
+	n.newService(cfg, tokens, g)
 	return n, n.openDesk(ctx, cfg)
 }
 
-func (n *node) newService(tokens token.Config, g *gate) {
+func (n *node) newService(cfg *config.Config, tokens token.Config, g *gate) {
 	service := kms.Config{
 		Machine: n.machine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward, Tokens: tokens,
+		Now: failpoint.Now, Epochs: cfg.Data, Scratch: scratchStore,
+		Host: func(ctx context.Context) (kms.BackupHost, error) { return n.backupHost(ctx, cfg) },
 	}
 	if g != nil {
 		service.Limits, service.Alert, service.UnusualRate = g.guard.Limits, g.guard.Alerts.Raise, &g.unusualRate

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -33,7 +34,16 @@ func TestCertified(t *testing.T) {
 	if _, err := n.service.ScheduleDestroy(ctx, "test", 7, 0, kms.MinDestroyDays); err != nil {
 		t.Fatal(err)
 	}
-	later := kms.New(kms.Config{Machine: n.engine, Store: n.store, Signer: n, Now: func() time.Time {
+	// Another node, with a copy of the destruction keys of its own.
+	another := t.TempDir()
+	copied, err := n.service.EpochsCopy()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(another, epochsFile), copied, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := kms.New(kms.Config{Machine: n.engine, Store: n.store, Signer: n, Epochs: another, Now: func() time.Time {
 		return time.Now().AddDate(0, 0, kms.MinDestroyDays)
 	}})
 	t.Cleanup(func() { _ = later.Close() })

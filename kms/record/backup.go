@@ -1,0 +1,98 @@
+package record
+
+import (
+	"context"
+	"strings"
+
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/keystore"
+)
+
+// Snapshot calls f with the writes that make the records of one moment, the root entry
+// with them, and the records as they open; a deletion is a record without content. It
+// returns the store's revision of that moment.
+func (k *Keeper) Snapshot(ctx context.Context, f func([]keystore.Write, []Record) error) (int64, error) {
+	r := k.current.get()
+	revision, err := k.Store.Snapshot(ctx, func(writes []keystore.Write) error {
+		var kept []keystore.Write
+		var entries []keystore.Entry
+		var gone []Record
+		for _, w := range writes {
+			name, ours := r.name(w.Name)
+			switch {
+			case ours && w.Delete:
+				gone = append(gone, Record{Name: name})
+			case ours:
+				entries = append(entries, keystore.Entry{Name: w.Name, Value: w.Value})
+			case w.Name != RootEntry:
+				continue
+			}
+			kept = append(kept, w)
+		}
+		records, err := k.open(ctx, r, entries)
+		if err == nil && len(kept) > 0 {
+			err = f(kept, inOrder(r, kept, records, gone))
+		}
+		for _, r := range records {
+			clear(r.Content) // some are secrets of apps
+		}
+		return err
+	})
+	if err == nil || k.moved(r) {
+		now, failed := readRoot(ctx, k.Store)
+		if failed != nil {
+			return 0, failed
+		}
+		if now.Generation != r.Generation || k.moved(r) {
+			err = fault.New(fault.Conflict, "the root key was rotated meanwhile; try again")
+		}
+	}
+	return revision, err
+}
+
+// inOrder puts records and deletions in the order of their writes.
+func inOrder(r root, writes []keystore.Write, records, gone []Record) []Record {
+	out := make([]Record, 0, len(records)+len(gone))
+	for _, w := range writes {
+		switch {
+		case !strings.HasPrefix(w.Name, space(r.Generation)):
+		case w.Delete:
+			out, gone = append(out, gone[0]), gone[1:]
+		default:
+			out, records = append(out, records[0]), records[1:]
+		}
+	}
+	return out
+}
+
+// Reader opens the entries of a backup, in their order, without a store. It checks that
+// they are records of the root that the keeper works under.
+type Reader struct {
+	keep *Keeper
+	root root
+}
+
+// NewReader returns a reader that opens with a keeper's machine.
+func NewReader(k *Keeper) *Reader { return &Reader{k, k.current.get()} }
+
+// Open opens some entries; a deletion is a record without content.
+func (x *Reader) Open(ctx context.Context, writes []keystore.Write) ([]Record, error) {
+	var entries []keystore.Entry
+	var gone []Record
+	for _, w := range writes {
+		name, ours := x.root.name(w.Name)
+		switch {
+		case ours && w.Delete:
+			gone = append(gone, Record{Name: name})
+		case ours:
+			entries = append(entries, keystore.Entry{Name: w.Name, Value: w.Value})
+		case w.Name != RootEntry:
+			return nil, fault.New(fault.RecordDamaged, "record %s: no record of this root", w.Name)
+		}
+	}
+	records, err := x.keep.open(ctx, x.root, entries)
+	if err != nil {
+		return nil, err
+	}
+	return inOrder(x.root, writes, records, gone), nil
+}
