@@ -191,7 +191,7 @@ func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*Caller, er
 	case app == nil, match == 0, app.Disabled:
 		return nil, errUnauthorized
 	case !app.Whitelist.Allows(from):
-		return &Caller{App: app, Method: Basic}, fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
+		return &Caller{App: app, Method: Basic}, notAllowed(from)
 	}
 	return &Caller{App: app, Method: Basic}, nil
 }

@@ -81,13 +81,19 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	certificates := []*certificate{own}
+	certificates, forCustodians := []*certificate{own}, own
 	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		another, err := newCertificate("machine.custodians", c.Cert, c.Key)
-		if err != nil {
+		if forCustodians, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
 			return err
 		}
-		certificates = append(certificates, another)
+		certificates = append(certificates, forCustodians)
+	}
+	forGRPC := own
+	if c := cfg.GRPC; c.Listen != config.Off && c.Cert != "" {
+		if forGRPC, err = newCertificate("grpc", c.Cert, c.Key); err != nil {
+			return err
+		}
+		certificates = append(certificates, forGRPC)
 	}
 	consoleHandler, err := console.Handler(n.console)
 	if err != nil {
@@ -97,12 +103,14 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	metrics.CountKeys(n.service)
 	s := &servers{}
 	defer s.close()
-	s.tls("api", cfg.API.Listen, own.config(), api.New(api.Config{
-		Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit,
-	}))
+	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit}
+	s.tls("api", cfg.API.Listen, own.config(), api.New(data))
+	if cfg.GRPC.Listen != config.Off {
+		s.grpc(cfg.GRPC.Listen, api.NewGRPC(data, forGRPC.config()))
+	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
 	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, certificates[len(certificates)-1], submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+		s.custodians(listen, forCustodians, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
 	}
 	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
 	s.unix("machine", cfg.MachineSocket(), consoleHandler)
@@ -116,7 +124,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "ops", cfg.Ops.Listen,
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "grpc", cfg.GRPC.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
 	return s.run(ctx, certificates...)
 }
@@ -213,6 +221,7 @@ func (c *certificate) config() *tls.Config {
 // servers are the listeners of a process.
 type servers struct {
 	all    []*http.Server
+	rpc    *api.GRPC // nil when there is none
 	starts []func() error
 	failed error
 }
@@ -252,6 +261,16 @@ func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
 	for _, server := range s.all[before:] {
 		server.ReadTimeout, server.IdleTimeout, server.MaxHeaderBytes = 15*time.Second, 30*time.Second, 8<<10
 	}
+}
+
+func (s *servers) grpc(addr string, g *api.GRPC) {
+	s.rpc = g
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for gRPC (grpc.listen)"))
+		return
+	}
+	s.starts = append(s.starts, func() error { return g.Serve(l) })
 }
 
 func (s *servers) plain(name, addr string, h http.Handler) {
@@ -303,6 +322,9 @@ func (s *servers) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	var failed error
+	if s.rpc != nil {
+		failed = s.rpc.Shutdown(ctx)
+	}
 	for _, server := range s.all {
 		failed = errors.Join(failed, server.Shutdown(ctx))
 	}
@@ -310,6 +332,9 @@ func (s *servers) shutdown() error {
 }
 
 func (s *servers) close() {
+	if s.rpc != nil {
+		_ = s.rpc.Close()
+	}
 	for _, server := range s.all {
 		_ = server.Close()
 	}

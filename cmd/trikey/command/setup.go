@@ -77,7 +77,7 @@ func layOut(dir string, basePort int) (*demoDir, error) {
 	return d, nil
 }
 
-// choosePorts lays the listeners out from a base (api N, ops N+4; the numbers
+// choosePorts lays the listeners out from a base (api N, grpc N+1, ops N+4; the numbers
 // between belong to listeners of later releases), or from one where all are free.
 func (d *demoDir) choosePorts(base int) error {
 	for tries := 0; base == 0; tries++ {
@@ -90,7 +90,7 @@ func (d *demoDir) choosePorts(base int) error {
 			base = n
 		}
 	}
-	d.cfg.API.Listen, d.cfg.Ops.Listen = local(base), local(base+4)
+	d.cfg.API.Listen, d.cfg.GRPC.Listen, d.cfg.Ops.Listen = local(base), local(base+1), local(base+4)
 	return nil
 }
 
