@@ -40,6 +40,11 @@ import (
 type Config struct {
 	Addresses []string // https://host:port, in order of preference
 
+	// GRPC are the same services' addresses for gRPC, host:port. With them, operations of all
+	// callers go over a few connections, many in one message when there are many; where
+	// none of them can be reached, over HTTP as without. Streams and Key are HTTP always.
+	GRPC []string
+
 	AppKey        string
 	AppSecret     string // or
 	AppSecretFile string // the file that has it
@@ -75,6 +80,7 @@ type Client struct {
 	addresses     []string
 	authorization string
 	http          *http.Client
+	rpc           *links // nil without gRPC
 	timeout       time.Duration
 	preferred     atomic.Uint32 // the address that answered last
 }
@@ -117,9 +123,15 @@ func New(cfg Config) (*Client, error) {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 64
 	}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	authorization := "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret))
+	rpc, err := newLinks(&cfg, config, authorization)
+	if err != nil {
+		return nil, err
+	}
 	transport := &http.Transport{
 		Proxy:           nil, // messages do not pass a proxy that the environment names
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig: config,
 		// HTTP/1.1: for many small calls HTTP/2 costs the service twice the work.
 		ForceAttemptHTTP2:   false,
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
@@ -131,8 +143,7 @@ func New(cfg Config) (*Client, error) {
 		DisableCompression: true,
 	}
 	return &Client{
-		addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport},
-		authorization: "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret)),
+		addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, rpc: rpc, authorization: authorization,
 	}, nil
 }
 
@@ -162,8 +173,11 @@ func (c Config) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+// Close closes idle connections, and ends calls over gRPC.
+func (c *Client) Close() {
+	c.rpc.close()
+	c.http.CloseIdleConnections()
+}
 
 // rounds is how often each address is tried.
 const rounds = 2

@@ -77,6 +77,7 @@ type site struct {
 	t      *testing.T
 	dir    string
 	api    string // https://host:port
+	grpc   string // host:port
 	ops    string // http://host:port
 	client *http.Client
 	serve  *exec.Cmd
@@ -93,8 +94,9 @@ func newSite(t *testing.T) *site {
 		t.Fatalf("setup: %+v", r)
 	}
 	var cfg struct {
-		API struct{ Listen string }
-		Ops struct{ Listen string }
+		API  struct{ Listen string }
+		GRPC struct{ Listen string }
+		Ops  struct{ Listen string }
 	}
 	raw, err := os.ReadFile(s.path("trikey.yaml"))
 	if err != nil {
@@ -103,7 +105,7 @@ func newSite(t *testing.T) *site {
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		t.Fatal(err)
 	}
-	s.api, s.ops = "https://"+cfg.API.Listen, "http://"+cfg.Ops.Listen
+	s.api, s.grpc, s.ops = "https://"+cfg.API.Listen, cfg.GRPC.Listen, "http://"+cfg.Ops.Listen
 	pem, err := os.ReadFile(s.path("ca.pem"))
 	if err != nil {
 		t.Fatal(err)

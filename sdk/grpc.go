@@ -1,0 +1,179 @@
+package sdk
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/trikey/trikey/api/v1"
+	pb "github.com/trikey/trikey/api/v1/cryptopb"
+	"github.com/trikey/trikey/internal/fault"
+)
+
+// links are the connections of a client over gRPC: some for each address.
+type links struct {
+	addresses [][]*link
+	timeout   time.Duration
+	preferred atomic.Uint32 // the address that answered last
+	turn      atomic.Uint32 // of an address's links
+}
+
+// linksPerAddress is how many connections there are to an address: one has one core at
+// each end encrypt what it carries.
+const linksPerAddress = 2
+
+// authorization is what a caller sends with each stream.
+type authorization string
+
+// GetRequestMetadata is that of credentials.PerRPCCredentials.
+func (a authorization) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": string(a)}, nil
+}
+
+// RequireTransportSecurity is that of credentials.PerRPCCredentials.
+func (authorization) RequireTransportSecurity() bool { return true }
+
+// newLinks connects to nothing yet.
+func newLinks(cfg *Config, config *tls.Config, auth string) (*links, error) {
+	if len(cfg.GRPC) == 0 {
+		return nil, nil //nolint:nilnil // no links are what nil is
+	}
+	all := &links{timeout: cfg.Timeout}
+	for _, address := range cfg.GRPC {
+		var of []*link
+		for range linksPerAddress {
+			conn, err := grpc.NewClient("passthrough:///"+address,
+				grpc.WithTransportCredentials(credentials.NewTLS(config.Clone())), grpc.WithPerRPCCredentials(authorization(auth)),
+				grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), // messages do not pass a proxy that the environment names
+				grpc.WithConnectParams(grpc.ConnectParams{
+					Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 5 * time.Second},
+					MinConnectTimeout: cfg.Timeout,
+				}),
+				grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: cfg.Timeout}),
+				grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+				grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(2*streamWindow),
+			)
+			if err != nil {
+				all.close()
+				return nil, fault.New(fault.BadRequest, "sdk: the gRPC address %q is not host:port", address)
+			}
+			of = append(of, newLink(conn, cfg.Timeout))
+		}
+		all.addresses = append(all.addresses, of)
+	}
+	return all, nil
+}
+
+const (
+	maxAnswer    = 2 * v1.MaxBody // a message that re-encrypts to other suites may grow
+	streamWindow = 4 << 20        // bytes of answers that wait to be read (RFC 9113 section 5.2)
+)
+
+func (l *links) close() {
+	if l == nil {
+		return
+	}
+	for _, of := range l.addresses {
+		for _, one := range of {
+			one.close()
+		}
+	}
+}
+
+// do has operations carried out at the address that answered last, or at another. It says
+// whether that was done; where it was not, no address can be reached over gRPC or serve,
+// and HTTP may.
+func (l *links) do(ctx context.Context, ops ...*pb.Operation) (results []*pb.Result, served bool, err error) {
+	if l == nil || len(ops) == 0 {
+		return nil, false, nil
+	}
+	for _, op := range ops {
+		if proto.Size(op) > linkLargest {
+			return nil, false, nil
+		}
+	}
+	n := uint32(len(l.addresses))
+	first := l.preferred.Load()
+	for i := range n * rounds {
+		at := (first + i) % n
+		results, err := l.once(ctx, at, ops)
+		if err == nil {
+			err = wholeError(results)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil, true, ctx.Err()
+		case err == nil, !fault.CodeOf(err).Retryable():
+			l.preferred.Store(at)
+			return results, true, err
+		}
+	}
+	return nil, false, nil
+}
+
+// once gives one address its time.
+func (l *links) once(ctx context.Context, at uint32, ops []*pb.Operation) ([]*pb.Result, error) {
+	limited, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	of := l.addresses[at]
+	results, err := of[l.turn.Add(1)%uint32(len(of))].do(limited, ops)
+	if err != nil && limited.Err() != nil {
+		return nil, fault.New(fault.Unavailable, "no answer within %s", l.timeout)
+	}
+	return results, err
+}
+
+// wholeError is why a message was not served at all: then its first operation says so as
+// all others do.
+func wholeError(results []*pb.Result) error {
+	if e := results[0].GetError(); e.GetRetryable() {
+		return errorOfItem(e)
+	}
+	return nil
+}
+
+func errorOfItem(e *pb.Error) error {
+	if e == nil {
+		return nil
+	}
+	return (&v1.ItemError{Code: fault.Code(e.GetCode()), Detail: e.GetDetail()}).Err()
+}
+
+// errorOf is the fault that a status carries, and Unavailable for one that carries none: then
+// it did not come from a Trikey service.
+func errorOf(err error) error {
+	if errors.Is(err, io.EOF) {
+		return fault.New(fault.Unavailable, "the stream was ended")
+	}
+	st, _ := status.FromError(err)
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == v1.ErrorDomain {
+			return fault.Problem{Code: fault.Code(info.GetReason()), Detail: st.Message()}.Err()
+		}
+	}
+	if st.Code() == codes.ResourceExhausted {
+		return fault.New(fault.TooLarge, "the service refuses a message of that size")
+	}
+	return fault.Wrap(fault.Unavailable, err, "gRPC")
+}
+
+// one has one operation carried out.
+func (l *links) one(ctx context.Context, op *pb.Operation) (*pb.Result, bool, error) {
+	results, served, err := l.do(ctx, op)
+	if !served || err != nil {
+		return nil, served, err
+	}
+	return results[0], true, errorOfItem(results[0].GetError())
+}
