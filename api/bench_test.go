@@ -56,8 +56,8 @@ func newCaller(t testing.TB) *caller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// 192.0.2.1 is where httptest's requests come from.
-	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32")}, grants, time.Now())
+	// 192.0.2.1 is where httptest's requests come from, 127.0.0.1 those over gRPC.
+	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("127.0.0.1/32")}, grants, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,12 @@ import (
 
 	"google.golang.org/grpc"
 	grpctls "google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/experimental"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/reflection"
 
 	v1 "github.com/trikey/trikey/api/v1"
@@ -54,6 +58,7 @@ func NewGRPC(cfg Config, config *tls.Config) *GRPC {
 	g.crypto = &grpcServer{server: &server{cfg}, ending: g.ending, running: &g.running}
 	g.server = grpc.NewServer(
 		grpc.Creds(grpctls.NewTLS(config)), grpc.ConnectionTimeout(handshakeTime),
+		grpc.ForceServerCodecV2(grpcCodec{encoding.GetCodecV2(proto.Name)}), experimental.BufferPool(wipingPool{mem.DefaultBufferPool()}),
 		grpc.MaxRecvMsgSize(v1.MaxBody), grpc.MaxHeaderListSize(maxMetadata), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: connIdle, MaxConnectionAge: connAge, Time: pingEvery, Timeout: pingAnswer}),

@@ -7,6 +7,7 @@ import (
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/envelope"
+	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
 )
 
@@ -20,10 +21,11 @@ func grpcEncrypt(in *pb.EncryptRequest) (kms.Call, error) {
 	if in.GetKey() == "" {
 		return kms.Call{}, required("key")
 	}
+	bound, err := grpcPairs(in.GetContext())
 	return kms.Call{
-		Kind: hsm.Encrypt, Key: in.GetKey(), Algorithm: in.GetAlgorithm(), Context: envelope.Context(in.GetContext()),
+		Kind: hsm.Encrypt, Key: in.GetKey(), Algorithm: in.GetAlgorithm(), Context: bound,
 		Input: in.GetPlaintext(), Output: make([]byte, 0, len(in.GetPlaintext())+envelope.Overhead),
-	}, nil
+	}, err
 }
 
 func grpcDecrypt(in *pb.DecryptRequest) (kms.Call, error) {
@@ -33,7 +35,8 @@ func grpcDecrypt(in *pb.DecryptRequest) (kms.Call, error) {
 	if len(in.GetCiphertext()) == 0 {
 		return kms.Call{Key: in.GetKey()}, required("ciphertext")
 	}
-	return kms.Call{Kind: hsm.Decrypt, Key: in.GetKey(), Context: envelope.Context(in.GetContext()), Input: in.GetCiphertext()}, nil
+	bound, err := grpcPairs(in.GetContext())
+	return kms.Call{Kind: hsm.Decrypt, Key: in.GetKey(), Context: bound, Input: in.GetCiphertext()}, err
 }
 
 func grpcReencrypt(in *pb.ReencryptRequest) (kms.Call, error) {
@@ -43,11 +46,18 @@ func grpcReencrypt(in *pb.ReencryptRequest) (kms.Call, error) {
 	if len(in.GetCiphertext()) == 0 {
 		return kms.Call{}, required("ciphertext")
 	}
+	bound, err := grpcPairs(in.GetContext())
+	if err != nil {
+		return kms.Call{}, err
+	}
 	var to *v1.Target
 	if t := in.GetTo(); t != nil {
-		to = &v1.Target{Key: v1.KeyRef(t.GetKey()), Algorithm: t.GetAlgorithm(), Context: grpcContext(t.GetContext())}
+		to = &v1.Target{Key: v1.KeyRef(t.GetKey()), Algorithm: t.GetAlgorithm()}
+		if to.Context, err = grpcContext(t.GetContext()); err != nil {
+			return kms.Call{}, err
+		}
 	}
-	return reencryption(in.GetCiphertext(), in.GetContext(), to), nil
+	return reencryption(in.GetCiphertext(), v1.Context(bound), to), nil
 }
 
 func grpcDataKey(in *pb.DataKeyRequest) (kms.Call, error) {
@@ -61,7 +71,11 @@ func grpcDataKey(in *pb.DataKeyRequest) (kms.Call, error) {
 	if in.GetKey() == "" {
 		return kms.Call{}, required("key")
 	}
-	return dataKeyCall(in.GetKey(), v1.DataKeyRequest{Context: in.GetContext(), Bytes: int(n), Plaintext: in.GetPlaintext()})
+	bound, err := grpcPairs(in.GetContext())
+	if err != nil {
+		return kms.Call{}, err
+	}
+	return dataKeyCall(in.GetKey(), v1.DataKeyRequest{Context: v1.Context(bound), Bytes: int(n), Plaintext: in.GetPlaintext()})
 }
 
 func grpcMac(in *pb.MacRequest) (kms.Call, error) {
@@ -71,7 +85,8 @@ func grpcMac(in *pb.MacRequest) (kms.Call, error) {
 	if in.GetKey() == "" {
 		return kms.Call{}, required("key")
 	}
-	return macCall(in.GetKey(), v1.MacRequest{Message: in.GetMessage(), Context: grpcContext(in.GetContext())}), nil
+	bound, err := grpcContext(in.GetContext())
+	return macCall(in.GetKey(), v1.MacRequest{Message: in.GetMessage(), Context: bound}), err
 }
 
 func grpcVerifyMac(in *pb.VerifyMacRequest) (kms.Call, error) {
@@ -84,9 +99,10 @@ func grpcVerifyMac(in *pb.VerifyMacRequest) (kms.Call, error) {
 	case len(in.GetMac()) == 0:
 		return kms.Call{Key: in.GetKey()}, required("mac")
 	}
+	bound, err := grpcContext(in.GetContext())
 	return verifyMacCall(in.GetKey(), v1.VerifyMacRequest{
-		Message: in.GetMessage(), Mac: in.GetMac(), Context: grpcContext(in.GetContext()), Version: in.GetVersion(),
-	}), nil
+		Message: in.GetMessage(), Mac: in.GetMac(), Context: bound, Version: in.GetVersion(),
+	}), err
 }
 
 func grpcSign(in *pb.SignRequest) (kms.Call, error) {
@@ -130,12 +146,30 @@ func grpcRandom(in *pb.RandomRequest) (kms.Call, error) {
 }
 
 // grpcContext is nil for a context that is absent.
-func grpcContext(c *pb.Context) *v1.Context {
+func grpcContext(c *pb.Context) (*v1.Context, error) {
 	if c == nil {
-		return nil
+		return nil, nil //nolint:nilnil // absent is what nil is
 	}
-	fields := v1.Context(c.GetFields())
-	return &fields
+	fields, err := grpcPairs(c.GetFields())
+	return (*v1.Context)(&fields), err
+}
+
+// grpcPairs makes a context of its fields, none of which may be there twice.
+func grpcPairs(pairs []*pb.Pair) (envelope.Context, error) {
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	c := make(envelope.Context, len(pairs))
+	for _, p := range pairs {
+		if err := known(p); err != nil {
+			return nil, err
+		}
+		c[p.GetKey()] = p.GetValue()
+	}
+	if len(c) != len(pairs) {
+		return nil, fault.New(fault.BadRequest, "context: a field is given twice")
+	}
+	return c, nil
 }
 
 func grpcSealed(c *kms.Call) *pb.Sealed {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/trikey/trikey/api/v1"
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
@@ -108,18 +107,18 @@ func (d *doStream) read() error {
 		if err := d.take(1); err != nil {
 			return err
 		}
-		in := &pb.DoRequest{}
+		in := &incoming{}
 		switch err := d.stream.RecvMsg(in); {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return received(err)
 		}
-		slots := min(1+proto.Size(in)/doSlotBytes, doSlots)
+		slots := min(1+in.size/doSlotBytes, doSlots)
 		if err := d.take(slots - 1); err != nil {
 			return err
 		}
-		if !d.begin(in, slots) {
+		if !d.begin(&in.DoRequest, slots) {
 			return nil
 		}
 	}

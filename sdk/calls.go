@@ -65,13 +65,15 @@ type DecryptRequest struct {
 // Decrypt opens a ciphertext.
 func (c *Client) Decrypt(ctx context.Context, r DecryptRequest) (Opened, error) {
 	raw, err := binaryOf(r.Ciphertext)
-	if err != nil {
-		return Opened{}, err
-	}
-	if res, served, err := c.rpc.one(ctx, decryption(&r, raw)); served {
-		return openedOf(res.GetOpened()), err
+	if err == nil {
+		if res, served, err := c.rpc.one(ctx, decryption(&r, raw)); served {
+			return openedOf(res.GetOpened()), err
+		}
 	}
 	if r.Key == "" {
+		if err != nil {
+			return Opened{}, err
+		}
 		header, _, err := envelope.Parse(raw)
 		if err != nil {
 			return Opened{}, err
@@ -99,16 +101,14 @@ type ReEncryptRequest struct {
 
 // ReEncrypt seals a ciphertext anew.
 func (c *Client) ReEncrypt(ctx context.Context, r ReEncryptRequest) (Sealed, error) {
-	raw, err := binaryOf(r.Ciphertext)
-	if err != nil {
-		return Sealed{}, err
-	}
-	if res, served, err := c.rpc.one(ctx, reencryption(&r, raw)); served {
-		return sealedOf(res.GetSealed()), err
+	if raw, err := binaryOf(r.Ciphertext); err == nil {
+		if res, served, err := c.rpc.one(ctx, reencryption(&r, raw)); served {
+			return sealedOf(res.GetSealed()), err
+		}
 	}
 	var out Sealed
 	in := v1.ReencryptRequest{Ciphertext: r.Ciphertext, Context: r.Context, To: &r.To}
-	err = c.call(ctx, http.MethodPost, "/v1/reencrypt", in, &out)
+	err := c.call(ctx, http.MethodPost, "/v1/reencrypt", in, &out)
 	return out, err
 }
 

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/trikey/trikey/api/v1"
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
@@ -100,7 +99,7 @@ func (l *links) do(ctx context.Context, ops ...*pb.Operation) (results []*pb.Res
 		return nil, false, nil
 	}
 	for _, op := range ops {
-		if proto.Size(op) > linkLargest {
+		if sizeOf(op) > linkLargest {
 			return nil, false, nil
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
 	"github.com/trikey/trikey/internal/fault"
@@ -19,7 +18,7 @@ import (
 // gather. So an idle link adds no delay, and a busy one sends few messages with many
 // operations: it finds its own measure.
 const (
-	linkWindow  = 8
+	linkWindow  = 4
 	linkOps     = 512       // of a message
 	linkBytes   = 512 << 10 // of a message that has more than one operation
 	linkLargest = maxBytes  // of an operation; larger ones go over HTTP
@@ -213,7 +212,7 @@ func (l *link) message() *pb.DoRequest {
 			continue
 		}
 		op := e.ops[e.at]
-		size += proto.Size(op) + perItem
+		size += sizeOf(op)
 		if n := len(s.entries); n == linkOps || n > 0 && size > linkBytes {
 			break
 		}

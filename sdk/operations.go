@@ -3,6 +3,8 @@ package sdk
 import (
 	"encoding/base64"
 
+	"google.golang.org/protobuf/proto"
+
 	v1 "github.com/trikey/trikey/api/v1"
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
 	"github.com/trikey/trikey/internal/envelope"
@@ -12,26 +14,26 @@ import (
 
 func encryption(r *EncryptRequest) *pb.Operation {
 	return &pb.Operation{Operation: &pb.Operation_Encrypt{Encrypt: &pb.EncryptRequest{
-		Key: string(r.Key), Plaintext: r.Plaintext, Context: r.Context, Algorithm: r.Algorithm,
+		Key: string(r.Key), Plaintext: r.Plaintext, Context: pairsOf(r.Context), Algorithm: r.Algorithm,
 	}}}
 }
 
 func decryption(r *DecryptRequest, raw []byte) *pb.Operation {
 	return &pb.Operation{Operation: &pb.Operation_Decrypt{Decrypt: &pb.DecryptRequest{
-		Key: string(r.Key), Ciphertext: raw, Context: r.Context,
+		Key: string(r.Key), Ciphertext: raw, Context: pairsOf(r.Context),
 	}}}
 }
 
 func reencryption(r *ReEncryptRequest, raw []byte) *pb.Operation {
 	return &pb.Operation{Operation: &pb.Operation_Reencrypt{Reencrypt: &pb.ReencryptRequest{
-		Ciphertext: raw, Context: r.Context,
+		Ciphertext: raw, Context: pairsOf(r.Context),
 		To: &pb.Target{Key: string(r.To.Key), Algorithm: r.To.Algorithm, Context: presentContext(r.To.Context)},
 	}}}
 }
 
 func dataKeying(r *DataKeyRequest) *pb.Operation {
 	return &pb.Operation{Operation: &pb.Operation_DataKey{DataKey: &pb.DataKeyRequest{
-		Key: string(r.Key), Context: r.Context, Bytes: uint32(r.Bytes), Plaintext: r.Plaintext,
+		Key: string(r.Key), Context: pairsOf(r.Context), Bytes: uint32(r.Bytes), Plaintext: r.Plaintext,
 	}}}
 }
 
@@ -70,8 +72,48 @@ func presentContext(c *Context) *pb.Context {
 	if c == nil {
 		return nil
 	}
-	return &pb.Context{Fields: *c}
+	return &pb.Context{Fields: pairsOf(*c)}
 }
+
+func pairsOf(c Context) []*pb.Pair {
+	if len(c) == 0 {
+		return nil
+	}
+	pairs, all := make([]pb.Pair, len(c)), make([]*pb.Pair, 0, len(c))
+	for k, v := range c {
+		p := &pairs[len(all)]
+		p.Key, p.Value = k, v
+		all = append(all, p)
+	}
+	return all
+}
+
+// sizeOf bounds the bytes of an operation's message from above.
+func sizeOf(op *pb.Operation) int {
+	n := perOperation
+	context := func(pairs []*pb.Pair) {
+		for _, p := range pairs {
+			n += len(p.GetKey()) + len(p.GetValue()) + perPair
+		}
+	}
+	switch o := op.GetOperation().(type) {
+	case *pb.Operation_Encrypt:
+		n += len(o.Encrypt.GetKey()) + len(o.Encrypt.GetPlaintext()) + len(o.Encrypt.GetAlgorithm())
+		context(o.Encrypt.GetContext())
+	case *pb.Operation_Decrypt:
+		n += len(o.Decrypt.GetKey()) + len(o.Decrypt.GetCiphertext())
+		context(o.Decrypt.GetContext())
+	default:
+		n += proto.Size(op)
+	}
+	return n
+}
+
+// What the fields of an operation take beside their bytes, at most.
+const (
+	perOperation = 64
+	perPair      = 20
+)
 
 // binaryOf returns the binary form of a ciphertext. One that is none never leaves the
 // client.

@@ -36,7 +36,7 @@ type EncryptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Plaintext     []byte                 `protobuf:"bytes,2,opt,name=plaintext,proto3" json:"plaintext,omitempty"`
-	Context       map[string]string      `protobuf:"bytes,3,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Context       []*Pair                `protobuf:"bytes,3,rep,name=context,proto3" json:"context,omitempty"`
 	Algorithm     string                 `protobuf:"bytes,4,opt,name=algorithm,proto3" json:"algorithm,omitempty"` // the key's own when left out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -86,7 +86,7 @@ func (x *EncryptRequest) GetPlaintext() []byte {
 	return nil
 }
 
-func (x *EncryptRequest) GetContext() map[string]string {
+func (x *EncryptRequest) GetContext() []*Pair {
 	if x != nil {
 		return x.Context
 	}
@@ -171,7 +171,7 @@ func (x *Sealed) GetAlgorithm() string {
 type DecryptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ciphertext    []byte                 `protobuf:"bytes,1,opt,name=ciphertext,proto3" json:"ciphertext,omitempty"`
-	Context       map[string]string      `protobuf:"bytes,2,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Context       []*Pair                `protobuf:"bytes,2,rep,name=context,proto3" json:"context,omitempty"`
 	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"` // the one that the ciphertext names when left out; any other refuses it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -214,7 +214,7 @@ func (x *DecryptRequest) GetCiphertext() []byte {
 	return nil
 }
 
-func (x *DecryptRequest) GetContext() map[string]string {
+func (x *DecryptRequest) GetContext() []*Pair {
 	if x != nil {
 		return x.Context
 	}
@@ -291,7 +291,7 @@ func (x *Opened) GetVersion() uint32 {
 type ReencryptRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ciphertext    []byte                 `protobuf:"bytes,1,opt,name=ciphertext,proto3" json:"ciphertext,omitempty"`
-	Context       map[string]string      `protobuf:"bytes,2,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Context       []*Pair                `protobuf:"bytes,2,rep,name=context,proto3" json:"context,omitempty"`
 	To            *Target                `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"` // the same key and context, the newest version, when left out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -334,7 +334,7 @@ func (x *ReencryptRequest) GetCiphertext() []byte {
 	return nil
 }
 
-func (x *ReencryptRequest) GetContext() map[string]string {
+func (x *ReencryptRequest) GetContext() []*Pair {
 	if x != nil {
 		return x.Context
 	}
@@ -409,17 +409,71 @@ func (x *Target) GetAlgorithm() string {
 	return ""
 }
 
+// Pair is a field of a context. On the wire a context is a map<string, string>, and may be
+// declared so; but a field that is given twice is refused, where a map would keep the last.
+type Pair struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pair) Reset() {
+	*x = Pair{}
+	mi := &file_api_v1_crypto_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pair) ProtoMessage() {}
+
+func (x *Pair) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_crypto_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pair.ProtoReflect.Descriptor instead.
+func (*Pair) Descriptor() ([]byte, []int) {
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Pair) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Pair) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // Context is a context that may be absent, which is not the same as empty.
 type Context struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Fields        map[string]string      `protobuf:"bytes,1,rep,name=fields,proto3" json:"fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Fields        []*Pair                `protobuf:"bytes,1,rep,name=fields,proto3" json:"fields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Context) Reset() {
 	*x = Context{}
-	mi := &file_api_v1_crypto_proto_msgTypes[6]
+	mi := &file_api_v1_crypto_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +485,7 @@ func (x *Context) String() string {
 func (*Context) ProtoMessage() {}
 
 func (x *Context) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[6]
+	mi := &file_api_v1_crypto_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,10 +498,10 @@ func (x *Context) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Context.ProtoReflect.Descriptor instead.
 func (*Context) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{6}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *Context) GetFields() map[string]string {
+func (x *Context) GetFields() []*Pair {
 	if x != nil {
 		return x.Fields
 	}
@@ -463,7 +517,7 @@ type BatchEncryptRequest struct {
 
 func (x *BatchEncryptRequest) Reset() {
 	*x = BatchEncryptRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[7]
+	mi := &file_api_v1_crypto_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +529,7 @@ func (x *BatchEncryptRequest) String() string {
 func (*BatchEncryptRequest) ProtoMessage() {}
 
 func (x *BatchEncryptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[7]
+	mi := &file_api_v1_crypto_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +542,7 @@ func (x *BatchEncryptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEncryptRequest.ProtoReflect.Descriptor instead.
 func (*BatchEncryptRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{7}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchEncryptRequest) GetItems() []*BatchEncryptRequest_Item {
@@ -507,7 +561,7 @@ type BatchDecryptRequest struct {
 
 func (x *BatchDecryptRequest) Reset() {
 	*x = BatchDecryptRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[8]
+	mi := &file_api_v1_crypto_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +573,7 @@ func (x *BatchDecryptRequest) String() string {
 func (*BatchDecryptRequest) ProtoMessage() {}
 
 func (x *BatchDecryptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[8]
+	mi := &file_api_v1_crypto_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +586,7 @@ func (x *BatchDecryptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDecryptRequest.ProtoReflect.Descriptor instead.
 func (*BatchDecryptRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{8}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BatchDecryptRequest) GetItems() []*BatchDecryptRequest_Item {
@@ -551,7 +605,7 @@ type BatchReencryptRequest struct {
 
 func (x *BatchReencryptRequest) Reset() {
 	*x = BatchReencryptRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[9]
+	mi := &file_api_v1_crypto_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +617,7 @@ func (x *BatchReencryptRequest) String() string {
 func (*BatchReencryptRequest) ProtoMessage() {}
 
 func (x *BatchReencryptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[9]
+	mi := &file_api_v1_crypto_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +630,7 @@ func (x *BatchReencryptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReencryptRequest.ProtoReflect.Descriptor instead.
 func (*BatchReencryptRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{9}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BatchReencryptRequest) GetItems() []*BatchReencryptRequest_Item {
@@ -595,7 +649,7 @@ type BatchSealed struct {
 
 func (x *BatchSealed) Reset() {
 	*x = BatchSealed{}
-	mi := &file_api_v1_crypto_proto_msgTypes[10]
+	mi := &file_api_v1_crypto_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +661,7 @@ func (x *BatchSealed) String() string {
 func (*BatchSealed) ProtoMessage() {}
 
 func (x *BatchSealed) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[10]
+	mi := &file_api_v1_crypto_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +674,7 @@ func (x *BatchSealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSealed.ProtoReflect.Descriptor instead.
 func (*BatchSealed) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{10}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BatchSealed) GetItems() []*BatchSealed_Item {
@@ -639,7 +693,7 @@ type BatchOpened struct {
 
 func (x *BatchOpened) Reset() {
 	*x = BatchOpened{}
-	mi := &file_api_v1_crypto_proto_msgTypes[11]
+	mi := &file_api_v1_crypto_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +705,7 @@ func (x *BatchOpened) String() string {
 func (*BatchOpened) ProtoMessage() {}
 
 func (x *BatchOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[11]
+	mi := &file_api_v1_crypto_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +718,7 @@ func (x *BatchOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchOpened.ProtoReflect.Descriptor instead.
 func (*BatchOpened) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchOpened) GetItems() []*BatchOpened_Item {
@@ -686,7 +740,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_api_v1_crypto_proto_msgTypes[12]
+	mi := &file_api_v1_crypto_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +752,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[12]
+	mi := &file_api_v1_crypto_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +765,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Error) GetCode() string {
@@ -738,7 +792,7 @@ func (x *Error) GetRetryable() bool {
 type DataKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Context       map[string]string      `protobuf:"bytes,2,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Context       []*Pair                `protobuf:"bytes,2,rep,name=context,proto3" json:"context,omitempty"`
 	Bytes         uint32                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`         // 16, 32 or 64; 32 when left out
 	Plaintext     bool                   `protobuf:"varint,4,opt,name=plaintext,proto3" json:"plaintext,omitempty"` // give it in the clear too
 	unknownFields protoimpl.UnknownFields
@@ -747,7 +801,7 @@ type DataKeyRequest struct {
 
 func (x *DataKeyRequest) Reset() {
 	*x = DataKeyRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[13]
+	mi := &file_api_v1_crypto_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +813,7 @@ func (x *DataKeyRequest) String() string {
 func (*DataKeyRequest) ProtoMessage() {}
 
 func (x *DataKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[13]
+	mi := &file_api_v1_crypto_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +826,7 @@ func (x *DataKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKeyRequest.ProtoReflect.Descriptor instead.
 func (*DataKeyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DataKeyRequest) GetKey() string {
@@ -782,7 +836,7 @@ func (x *DataKeyRequest) GetKey() string {
 	return ""
 }
 
-func (x *DataKeyRequest) GetContext() map[string]string {
+func (x *DataKeyRequest) GetContext() []*Pair {
 	if x != nil {
 		return x.Context
 	}
@@ -817,7 +871,7 @@ type DataKeyResponse struct {
 
 func (x *DataKeyResponse) Reset() {
 	*x = DataKeyResponse{}
-	mi := &file_api_v1_crypto_proto_msgTypes[14]
+	mi := &file_api_v1_crypto_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +883,7 @@ func (x *DataKeyResponse) String() string {
 func (*DataKeyResponse) ProtoMessage() {}
 
 func (x *DataKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[14]
+	mi := &file_api_v1_crypto_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +896,7 @@ func (x *DataKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKeyResponse.ProtoReflect.Descriptor instead.
 func (*DataKeyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DataKeyResponse) GetPlaintext() []byte {
@@ -891,7 +945,7 @@ type MacRequest struct {
 
 func (x *MacRequest) Reset() {
 	*x = MacRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[15]
+	mi := &file_api_v1_crypto_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +957,7 @@ func (x *MacRequest) String() string {
 func (*MacRequest) ProtoMessage() {}
 
 func (x *MacRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[15]
+	mi := &file_api_v1_crypto_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +970,7 @@ func (x *MacRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MacRequest.ProtoReflect.Descriptor instead.
 func (*MacRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MacRequest) GetKey() string {
@@ -952,7 +1006,7 @@ type Code struct {
 
 func (x *Code) Reset() {
 	*x = Code{}
-	mi := &file_api_v1_crypto_proto_msgTypes[16]
+	mi := &file_api_v1_crypto_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1018,7 @@ func (x *Code) String() string {
 func (*Code) ProtoMessage() {}
 
 func (x *Code) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[16]
+	mi := &file_api_v1_crypto_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1031,7 @@ func (x *Code) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Code.ProtoReflect.Descriptor instead.
 func (*Code) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Code) GetMac() []byte {
@@ -1021,7 +1075,7 @@ type VerifyMacRequest struct {
 
 func (x *VerifyMacRequest) Reset() {
 	*x = VerifyMacRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[17]
+	mi := &file_api_v1_crypto_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1087,7 @@ func (x *VerifyMacRequest) String() string {
 func (*VerifyMacRequest) ProtoMessage() {}
 
 func (x *VerifyMacRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[17]
+	mi := &file_api_v1_crypto_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1100,7 @@ func (x *VerifyMacRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyMacRequest.ProtoReflect.Descriptor instead.
 func (*VerifyMacRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VerifyMacRequest) GetKey() string {
@@ -1096,7 +1150,7 @@ type SignRequest struct {
 
 func (x *SignRequest) Reset() {
 	*x = SignRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[18]
+	mi := &file_api_v1_crypto_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1162,7 @@ func (x *SignRequest) String() string {
 func (*SignRequest) ProtoMessage() {}
 
 func (x *SignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[18]
+	mi := &file_api_v1_crypto_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1175,7 @@ func (x *SignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignRequest.ProtoReflect.Descriptor instead.
 func (*SignRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SignRequest) GetKey() string {
@@ -1166,7 +1220,7 @@ type Signed struct {
 
 func (x *Signed) Reset() {
 	*x = Signed{}
-	mi := &file_api_v1_crypto_proto_msgTypes[19]
+	mi := &file_api_v1_crypto_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1232,7 @@ func (x *Signed) String() string {
 func (*Signed) ProtoMessage() {}
 
 func (x *Signed) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[19]
+	mi := &file_api_v1_crypto_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1245,7 @@ func (x *Signed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signed.ProtoReflect.Descriptor instead.
 func (*Signed) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Signed) GetSignature() []byte {
@@ -1244,7 +1298,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[20]
+	mi := &file_api_v1_crypto_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1310,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[20]
+	mi := &file_api_v1_crypto_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1323,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VerifyRequest) GetKey() string {
@@ -1326,7 +1380,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_api_v1_crypto_proto_msgTypes[21]
+	mi := &file_api_v1_crypto_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1392,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[21]
+	mi := &file_api_v1_crypto_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1405,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Verified) GetValid() bool {
@@ -1391,7 +1445,7 @@ type RandomRequest struct {
 
 func (x *RandomRequest) Reset() {
 	*x = RandomRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[22]
+	mi := &file_api_v1_crypto_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1457,7 @@ func (x *RandomRequest) String() string {
 func (*RandomRequest) ProtoMessage() {}
 
 func (x *RandomRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[22]
+	mi := &file_api_v1_crypto_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1470,7 @@ func (x *RandomRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RandomRequest.ProtoReflect.Descriptor instead.
 func (*RandomRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RandomRequest) GetBytes() uint32 {
@@ -1435,7 +1489,7 @@ type RandomResponse struct {
 
 func (x *RandomResponse) Reset() {
 	*x = RandomResponse{}
-	mi := &file_api_v1_crypto_proto_msgTypes[23]
+	mi := &file_api_v1_crypto_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1501,7 @@ func (x *RandomResponse) String() string {
 func (*RandomResponse) ProtoMessage() {}
 
 func (x *RandomResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[23]
+	mi := &file_api_v1_crypto_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1514,7 @@ func (x *RandomResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RandomResponse.ProtoReflect.Descriptor instead.
 func (*RandomResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RandomResponse) GetRandom() []byte {
@@ -1479,7 +1533,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[24]
+	mi := &file_api_v1_crypto_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1545,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[24]
+	mi := &file_api_v1_crypto_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1558,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InspectRequest) GetCiphertext() []byte {
@@ -1533,7 +1587,7 @@ type Inspection struct {
 
 func (x *Inspection) Reset() {
 	*x = Inspection{}
-	mi := &file_api_v1_crypto_proto_msgTypes[25]
+	mi := &file_api_v1_crypto_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1599,7 @@ func (x *Inspection) String() string {
 func (*Inspection) ProtoMessage() {}
 
 func (x *Inspection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[25]
+	mi := &file_api_v1_crypto_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1612,7 @@ func (x *Inspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inspection.ProtoReflect.Descriptor instead.
 func (*Inspection) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Inspection) GetFormat() uint32 {
@@ -1640,7 +1694,7 @@ type GetKeyRequest struct {
 
 func (x *GetKeyRequest) Reset() {
 	*x = GetKeyRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[26]
+	mi := &file_api_v1_crypto_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1706,7 @@ func (x *GetKeyRequest) String() string {
 func (*GetKeyRequest) ProtoMessage() {}
 
 func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[26]
+	mi := &file_api_v1_crypto_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1719,7 @@ func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetKeyRequest) GetKey() string {
@@ -1694,7 +1748,7 @@ type KeyInfo struct {
 
 func (x *KeyInfo) Reset() {
 	*x = KeyInfo{}
-	mi := &file_api_v1_crypto_proto_msgTypes[27]
+	mi := &file_api_v1_crypto_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1760,7 @@ func (x *KeyInfo) String() string {
 func (*KeyInfo) ProtoMessage() {}
 
 func (x *KeyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[27]
+	mi := &file_api_v1_crypto_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1773,7 @@ func (x *KeyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyInfo.ProtoReflect.Descriptor instead.
 func (*KeyInfo) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{27}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KeyInfo) GetIndex() uint32 {
@@ -1802,7 +1856,7 @@ type DoRequest struct {
 
 func (x *DoRequest) Reset() {
 	*x = DoRequest{}
-	mi := &file_api_v1_crypto_proto_msgTypes[28]
+	mi := &file_api_v1_crypto_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1868,7 @@ func (x *DoRequest) String() string {
 func (*DoRequest) ProtoMessage() {}
 
 func (x *DoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[28]
+	mi := &file_api_v1_crypto_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1881,7 @@ func (x *DoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoRequest.ProtoReflect.Descriptor instead.
 func (*DoRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{28}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DoRequest) GetOperations() []*Operation {
@@ -1858,7 +1912,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_api_v1_crypto_proto_msgTypes[29]
+	mi := &file_api_v1_crypto_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1924,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[29]
+	mi := &file_api_v1_crypto_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1937,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{29}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -2048,7 +2102,7 @@ type DoResponse struct {
 
 func (x *DoResponse) Reset() {
 	*x = DoResponse{}
-	mi := &file_api_v1_crypto_proto_msgTypes[30]
+	mi := &file_api_v1_crypto_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2114,7 @@ func (x *DoResponse) String() string {
 func (*DoResponse) ProtoMessage() {}
 
 func (x *DoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[30]
+	mi := &file_api_v1_crypto_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2127,7 @@ func (x *DoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoResponse.ProtoReflect.Descriptor instead.
 func (*DoResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DoResponse) GetResults() []*Result {
@@ -2103,7 +2157,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_api_v1_crypto_proto_msgTypes[31]
+	mi := &file_api_v1_crypto_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2169,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[31]
+	mi := &file_api_v1_crypto_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2182,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Result) GetId() uint64 {
@@ -2279,7 +2333,7 @@ type BatchEncryptRequest_Item struct {
 
 func (x *BatchEncryptRequest_Item) Reset() {
 	*x = BatchEncryptRequest_Item{}
-	mi := &file_api_v1_crypto_proto_msgTypes[36]
+	mi := &file_api_v1_crypto_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2345,7 @@ func (x *BatchEncryptRequest_Item) String() string {
 func (*BatchEncryptRequest_Item) ProtoMessage() {}
 
 func (x *BatchEncryptRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[36]
+	mi := &file_api_v1_crypto_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2358,7 @@ func (x *BatchEncryptRequest_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEncryptRequest_Item.ProtoReflect.Descriptor instead.
 func (*BatchEncryptRequest_Item) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{7, 0}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *BatchEncryptRequest_Item) GetRequest() *EncryptRequest {
@@ -2331,7 +2385,7 @@ type BatchDecryptRequest_Item struct {
 
 func (x *BatchDecryptRequest_Item) Reset() {
 	*x = BatchDecryptRequest_Item{}
-	mi := &file_api_v1_crypto_proto_msgTypes[37]
+	mi := &file_api_v1_crypto_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2397,7 @@ func (x *BatchDecryptRequest_Item) String() string {
 func (*BatchDecryptRequest_Item) ProtoMessage() {}
 
 func (x *BatchDecryptRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[37]
+	mi := &file_api_v1_crypto_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2410,7 @@ func (x *BatchDecryptRequest_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDecryptRequest_Item.ProtoReflect.Descriptor instead.
 func (*BatchDecryptRequest_Item) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{8, 0}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *BatchDecryptRequest_Item) GetRequest() *DecryptRequest {
@@ -2383,7 +2437,7 @@ type BatchReencryptRequest_Item struct {
 
 func (x *BatchReencryptRequest_Item) Reset() {
 	*x = BatchReencryptRequest_Item{}
-	mi := &file_api_v1_crypto_proto_msgTypes[38]
+	mi := &file_api_v1_crypto_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2449,7 @@ func (x *BatchReencryptRequest_Item) String() string {
 func (*BatchReencryptRequest_Item) ProtoMessage() {}
 
 func (x *BatchReencryptRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[38]
+	mi := &file_api_v1_crypto_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2462,7 @@ func (x *BatchReencryptRequest_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReencryptRequest_Item.ProtoReflect.Descriptor instead.
 func (*BatchReencryptRequest_Item) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{9, 0}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *BatchReencryptRequest_Item) GetRequest() *ReencryptRequest {
@@ -2439,7 +2493,7 @@ type BatchSealed_Item struct {
 
 func (x *BatchSealed_Item) Reset() {
 	*x = BatchSealed_Item{}
-	mi := &file_api_v1_crypto_proto_msgTypes[39]
+	mi := &file_api_v1_crypto_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2505,7 @@ func (x *BatchSealed_Item) String() string {
 func (*BatchSealed_Item) ProtoMessage() {}
 
 func (x *BatchSealed_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[39]
+	mi := &file_api_v1_crypto_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2518,7 @@ func (x *BatchSealed_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSealed_Item.ProtoReflect.Descriptor instead.
 func (*BatchSealed_Item) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{10, 0}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *BatchSealed_Item) GetResult() isBatchSealed_Item_Result {
@@ -2529,7 +2583,7 @@ type BatchOpened_Item struct {
 
 func (x *BatchOpened_Item) Reset() {
 	*x = BatchOpened_Item{}
-	mi := &file_api_v1_crypto_proto_msgTypes[40]
+	mi := &file_api_v1_crypto_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2595,7 @@ func (x *BatchOpened_Item) String() string {
 func (*BatchOpened_Item) ProtoMessage() {}
 
 func (x *BatchOpened_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[40]
+	mi := &file_api_v1_crypto_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2608,7 @@ func (x *BatchOpened_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchOpened_Item.ProtoReflect.Descriptor instead.
 func (*BatchOpened_Item) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{11, 0}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{12, 0}
 }
 
 func (x *BatchOpened_Item) GetResult() isBatchOpened_Item_Result {
@@ -2616,7 +2670,7 @@ type KeyInfo_PublicKey struct {
 
 func (x *KeyInfo_PublicKey) Reset() {
 	*x = KeyInfo_PublicKey{}
-	mi := &file_api_v1_crypto_proto_msgTypes[42]
+	mi := &file_api_v1_crypto_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2682,7 @@ func (x *KeyInfo_PublicKey) String() string {
 func (*KeyInfo_PublicKey) ProtoMessage() {}
 
 func (x *KeyInfo_PublicKey) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_crypto_proto_msgTypes[42]
+	mi := &file_api_v1_crypto_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2695,7 @@ func (x *KeyInfo_PublicKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyInfo_PublicKey.ProtoReflect.Descriptor instead.
 func (*KeyInfo_PublicKey) Descriptor() ([]byte, []int) {
-	return file_api_v1_crypto_proto_rawDescGZIP(), []int{27, 0}
+	return file_api_v1_crypto_proto_rawDescGZIP(), []int{28, 0}
 }
 
 func (x *KeyInfo_PublicKey) GetVersion() uint32 {
@@ -2669,53 +2723,44 @@ var File_api_v1_crypto_proto protoreflect.FileDescriptor
 
 const file_api_v1_crypto_proto_rawDesc = "" +
 	"\n" +
-	"\x13api/v1/crypto.proto\x12\ttrikey.v1\"\xdc\x01\n" +
+	"\x13api/v1/crypto.proto\x12\ttrikey.v1\"\x89\x01\n" +
 	"\x0eEncryptRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1c\n" +
-	"\tplaintext\x18\x02 \x01(\fR\tplaintext\x12@\n" +
-	"\acontext\x18\x03 \x03(\v2&.trikey.v1.EncryptRequest.ContextEntryR\acontext\x12\x1c\n" +
-	"\talgorithm\x18\x04 \x01(\tR\talgorithm\x1a:\n" +
-	"\fContextEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\tplaintext\x18\x02 \x01(\fR\tplaintext\x12)\n" +
+	"\acontext\x18\x03 \x03(\v2\x0f.trikey.v1.PairR\acontext\x12\x1c\n" +
+	"\talgorithm\x18\x04 \x01(\tR\talgorithm\"r\n" +
 	"\x06Sealed\x12\x1e\n" +
 	"\n" +
 	"ciphertext\x18\x01 \x01(\fR\n" +
 	"ciphertext\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\rR\x03key\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\rR\aversion\x12\x1c\n" +
-	"\talgorithm\x18\x04 \x01(\tR\talgorithm\"\xc0\x01\n" +
+	"\talgorithm\x18\x04 \x01(\tR\talgorithm\"m\n" +
 	"\x0eDecryptRequest\x12\x1e\n" +
 	"\n" +
 	"ciphertext\x18\x01 \x01(\fR\n" +
-	"ciphertext\x12@\n" +
-	"\acontext\x18\x02 \x03(\v2&.trikey.v1.DecryptRequest.ContextEntryR\acontext\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\x1a:\n" +
-	"\fContextEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +
+	"ciphertext\x12)\n" +
+	"\acontext\x18\x02 \x03(\v2\x0f.trikey.v1.PairR\acontext\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"R\n" +
 	"\x06Opened\x12\x1c\n" +
 	"\tplaintext\x18\x01 \x01(\fR\tplaintext\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\rR\x03key\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\rR\aversion\"\xd5\x01\n" +
+	"\aversion\x18\x03 \x01(\rR\aversion\"\x80\x01\n" +
 	"\x10ReencryptRequest\x12\x1e\n" +
 	"\n" +
 	"ciphertext\x18\x01 \x01(\fR\n" +
-	"ciphertext\x12B\n" +
-	"\acontext\x18\x02 \x03(\v2(.trikey.v1.ReencryptRequest.ContextEntryR\acontext\x12!\n" +
-	"\x02to\x18\x03 \x01(\v2\x11.trikey.v1.TargetR\x02to\x1a:\n" +
-	"\fContextEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"f\n" +
+	"ciphertext\x12)\n" +
+	"\acontext\x18\x02 \x03(\v2\x0f.trikey.v1.PairR\acontext\x12!\n" +
+	"\x02to\x18\x03 \x01(\v2\x11.trikey.v1.TargetR\x02to\"f\n" +
 	"\x06Target\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\acontext\x18\x02 \x01(\v2\x12.trikey.v1.ContextR\acontext\x12\x1c\n" +
-	"\talgorithm\x18\x03 \x01(\tR\talgorithm\"|\n" +
-	"\aContext\x126\n" +
-	"\x06fields\x18\x01 \x03(\v2\x1e.trikey.v1.Context.FieldsEntryR\x06fields\x1a9\n" +
-	"\vFieldsEntry\x12\x10\n" +
+	"\talgorithm\x18\x03 \x01(\tR\talgorithm\".\n" +
+	"\x04Pair\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"2\n" +
+	"\aContext\x12'\n" +
+	"\x06fields\x18\x01 \x03(\v2\x0f.trikey.v1.PairR\x06fields\"\xab\x01\n" +
 	"\x13BatchEncryptRequest\x129\n" +
 	"\x05items\x18\x01 \x03(\v2#.trikey.v1.BatchEncryptRequest.ItemR\x05items\x1aY\n" +
 	"\x04Item\x123\n" +
@@ -2748,15 +2793,12 @@ const file_api_v1_crypto_proto_rawDesc = "" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x1c\n" +
-	"\tretryable\x18\x03 \x01(\bR\tretryable\"\xd4\x01\n" +
+	"\tretryable\x18\x03 \x01(\bR\tretryable\"\x81\x01\n" +
 	"\x0eDataKeyRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12@\n" +
-	"\acontext\x18\x02 \x03(\v2&.trikey.v1.DataKeyRequest.ContextEntryR\acontext\x12\x14\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12)\n" +
+	"\acontext\x18\x02 \x03(\v2\x0f.trikey.v1.PairR\acontext\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\rR\x05bytes\x12\x1c\n" +
-	"\tplaintext\x18\x04 \x01(\bR\tplaintext\x1a:\n" +
-	"\fContextEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
+	"\tplaintext\x18\x04 \x01(\bR\tplaintext\"\x93\x01\n" +
 	"\x0fDataKeyResponse\x12\x1c\n" +
 	"\tplaintext\x18\x01 \x01(\fR\tplaintext\x12\x18\n" +
 	"\awrapped\x18\x02 \x01(\fR\awrapped\x12\x10\n" +
@@ -2903,7 +2945,7 @@ func file_api_v1_crypto_proto_rawDescGZIP() []byte {
 	return file_api_v1_crypto_proto_rawDescData
 }
 
-var file_api_v1_crypto_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_api_v1_crypto_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_api_v1_crypto_proto_goTypes = []any{
 	(*EncryptRequest)(nil),             // 0: trikey.v1.EncryptRequest
 	(*Sealed)(nil),                     // 1: trikey.v1.Sealed
@@ -2911,116 +2953,112 @@ var file_api_v1_crypto_proto_goTypes = []any{
 	(*Opened)(nil),                     // 3: trikey.v1.Opened
 	(*ReencryptRequest)(nil),           // 4: trikey.v1.ReencryptRequest
 	(*Target)(nil),                     // 5: trikey.v1.Target
-	(*Context)(nil),                    // 6: trikey.v1.Context
-	(*BatchEncryptRequest)(nil),        // 7: trikey.v1.BatchEncryptRequest
-	(*BatchDecryptRequest)(nil),        // 8: trikey.v1.BatchDecryptRequest
-	(*BatchReencryptRequest)(nil),      // 9: trikey.v1.BatchReencryptRequest
-	(*BatchSealed)(nil),                // 10: trikey.v1.BatchSealed
-	(*BatchOpened)(nil),                // 11: trikey.v1.BatchOpened
-	(*Error)(nil),                      // 12: trikey.v1.Error
-	(*DataKeyRequest)(nil),             // 13: trikey.v1.DataKeyRequest
-	(*DataKeyResponse)(nil),            // 14: trikey.v1.DataKeyResponse
-	(*MacRequest)(nil),                 // 15: trikey.v1.MacRequest
-	(*Code)(nil),                       // 16: trikey.v1.Code
-	(*VerifyMacRequest)(nil),           // 17: trikey.v1.VerifyMacRequest
-	(*SignRequest)(nil),                // 18: trikey.v1.SignRequest
-	(*Signed)(nil),                     // 19: trikey.v1.Signed
-	(*VerifyRequest)(nil),              // 20: trikey.v1.VerifyRequest
-	(*Verified)(nil),                   // 21: trikey.v1.Verified
-	(*RandomRequest)(nil),              // 22: trikey.v1.RandomRequest
-	(*RandomResponse)(nil),             // 23: trikey.v1.RandomResponse
-	(*InspectRequest)(nil),             // 24: trikey.v1.InspectRequest
-	(*Inspection)(nil),                 // 25: trikey.v1.Inspection
-	(*GetKeyRequest)(nil),              // 26: trikey.v1.GetKeyRequest
-	(*KeyInfo)(nil),                    // 27: trikey.v1.KeyInfo
-	(*DoRequest)(nil),                  // 28: trikey.v1.DoRequest
-	(*Operation)(nil),                  // 29: trikey.v1.Operation
-	(*DoResponse)(nil),                 // 30: trikey.v1.DoResponse
-	(*Result)(nil),                     // 31: trikey.v1.Result
-	nil,                                // 32: trikey.v1.EncryptRequest.ContextEntry
-	nil,                                // 33: trikey.v1.DecryptRequest.ContextEntry
-	nil,                                // 34: trikey.v1.ReencryptRequest.ContextEntry
-	nil,                                // 35: trikey.v1.Context.FieldsEntry
-	(*BatchEncryptRequest_Item)(nil),   // 36: trikey.v1.BatchEncryptRequest.Item
-	(*BatchDecryptRequest_Item)(nil),   // 37: trikey.v1.BatchDecryptRequest.Item
-	(*BatchReencryptRequest_Item)(nil), // 38: trikey.v1.BatchReencryptRequest.Item
-	(*BatchSealed_Item)(nil),           // 39: trikey.v1.BatchSealed.Item
-	(*BatchOpened_Item)(nil),           // 40: trikey.v1.BatchOpened.Item
-	nil,                                // 41: trikey.v1.DataKeyRequest.ContextEntry
-	(*KeyInfo_PublicKey)(nil),          // 42: trikey.v1.KeyInfo.PublicKey
+	(*Pair)(nil),                       // 6: trikey.v1.Pair
+	(*Context)(nil),                    // 7: trikey.v1.Context
+	(*BatchEncryptRequest)(nil),        // 8: trikey.v1.BatchEncryptRequest
+	(*BatchDecryptRequest)(nil),        // 9: trikey.v1.BatchDecryptRequest
+	(*BatchReencryptRequest)(nil),      // 10: trikey.v1.BatchReencryptRequest
+	(*BatchSealed)(nil),                // 11: trikey.v1.BatchSealed
+	(*BatchOpened)(nil),                // 12: trikey.v1.BatchOpened
+	(*Error)(nil),                      // 13: trikey.v1.Error
+	(*DataKeyRequest)(nil),             // 14: trikey.v1.DataKeyRequest
+	(*DataKeyResponse)(nil),            // 15: trikey.v1.DataKeyResponse
+	(*MacRequest)(nil),                 // 16: trikey.v1.MacRequest
+	(*Code)(nil),                       // 17: trikey.v1.Code
+	(*VerifyMacRequest)(nil),           // 18: trikey.v1.VerifyMacRequest
+	(*SignRequest)(nil),                // 19: trikey.v1.SignRequest
+	(*Signed)(nil),                     // 20: trikey.v1.Signed
+	(*VerifyRequest)(nil),              // 21: trikey.v1.VerifyRequest
+	(*Verified)(nil),                   // 22: trikey.v1.Verified
+	(*RandomRequest)(nil),              // 23: trikey.v1.RandomRequest
+	(*RandomResponse)(nil),             // 24: trikey.v1.RandomResponse
+	(*InspectRequest)(nil),             // 25: trikey.v1.InspectRequest
+	(*Inspection)(nil),                 // 26: trikey.v1.Inspection
+	(*GetKeyRequest)(nil),              // 27: trikey.v1.GetKeyRequest
+	(*KeyInfo)(nil),                    // 28: trikey.v1.KeyInfo
+	(*DoRequest)(nil),                  // 29: trikey.v1.DoRequest
+	(*Operation)(nil),                  // 30: trikey.v1.Operation
+	(*DoResponse)(nil),                 // 31: trikey.v1.DoResponse
+	(*Result)(nil),                     // 32: trikey.v1.Result
+	(*BatchEncryptRequest_Item)(nil),   // 33: trikey.v1.BatchEncryptRequest.Item
+	(*BatchDecryptRequest_Item)(nil),   // 34: trikey.v1.BatchDecryptRequest.Item
+	(*BatchReencryptRequest_Item)(nil), // 35: trikey.v1.BatchReencryptRequest.Item
+	(*BatchSealed_Item)(nil),           // 36: trikey.v1.BatchSealed.Item
+	(*BatchOpened_Item)(nil),           // 37: trikey.v1.BatchOpened.Item
+	(*KeyInfo_PublicKey)(nil),          // 38: trikey.v1.KeyInfo.PublicKey
 }
 var file_api_v1_crypto_proto_depIdxs = []int32{
-	32, // 0: trikey.v1.EncryptRequest.context:type_name -> trikey.v1.EncryptRequest.ContextEntry
-	33, // 1: trikey.v1.DecryptRequest.context:type_name -> trikey.v1.DecryptRequest.ContextEntry
-	34, // 2: trikey.v1.ReencryptRequest.context:type_name -> trikey.v1.ReencryptRequest.ContextEntry
+	6,  // 0: trikey.v1.EncryptRequest.context:type_name -> trikey.v1.Pair
+	6,  // 1: trikey.v1.DecryptRequest.context:type_name -> trikey.v1.Pair
+	6,  // 2: trikey.v1.ReencryptRequest.context:type_name -> trikey.v1.Pair
 	5,  // 3: trikey.v1.ReencryptRequest.to:type_name -> trikey.v1.Target
-	6,  // 4: trikey.v1.Target.context:type_name -> trikey.v1.Context
-	35, // 5: trikey.v1.Context.fields:type_name -> trikey.v1.Context.FieldsEntry
-	36, // 6: trikey.v1.BatchEncryptRequest.items:type_name -> trikey.v1.BatchEncryptRequest.Item
-	37, // 7: trikey.v1.BatchDecryptRequest.items:type_name -> trikey.v1.BatchDecryptRequest.Item
-	38, // 8: trikey.v1.BatchReencryptRequest.items:type_name -> trikey.v1.BatchReencryptRequest.Item
-	39, // 9: trikey.v1.BatchSealed.items:type_name -> trikey.v1.BatchSealed.Item
-	40, // 10: trikey.v1.BatchOpened.items:type_name -> trikey.v1.BatchOpened.Item
-	41, // 11: trikey.v1.DataKeyRequest.context:type_name -> trikey.v1.DataKeyRequest.ContextEntry
-	6,  // 12: trikey.v1.MacRequest.context:type_name -> trikey.v1.Context
-	6,  // 13: trikey.v1.VerifyMacRequest.context:type_name -> trikey.v1.Context
-	42, // 14: trikey.v1.KeyInfo.public_keys:type_name -> trikey.v1.KeyInfo.PublicKey
-	29, // 15: trikey.v1.DoRequest.operations:type_name -> trikey.v1.Operation
+	7,  // 4: trikey.v1.Target.context:type_name -> trikey.v1.Context
+	6,  // 5: trikey.v1.Context.fields:type_name -> trikey.v1.Pair
+	33, // 6: trikey.v1.BatchEncryptRequest.items:type_name -> trikey.v1.BatchEncryptRequest.Item
+	34, // 7: trikey.v1.BatchDecryptRequest.items:type_name -> trikey.v1.BatchDecryptRequest.Item
+	35, // 8: trikey.v1.BatchReencryptRequest.items:type_name -> trikey.v1.BatchReencryptRequest.Item
+	36, // 9: trikey.v1.BatchSealed.items:type_name -> trikey.v1.BatchSealed.Item
+	37, // 10: trikey.v1.BatchOpened.items:type_name -> trikey.v1.BatchOpened.Item
+	6,  // 11: trikey.v1.DataKeyRequest.context:type_name -> trikey.v1.Pair
+	7,  // 12: trikey.v1.MacRequest.context:type_name -> trikey.v1.Context
+	7,  // 13: trikey.v1.VerifyMacRequest.context:type_name -> trikey.v1.Context
+	38, // 14: trikey.v1.KeyInfo.public_keys:type_name -> trikey.v1.KeyInfo.PublicKey
+	30, // 15: trikey.v1.DoRequest.operations:type_name -> trikey.v1.Operation
 	0,  // 16: trikey.v1.Operation.encrypt:type_name -> trikey.v1.EncryptRequest
 	2,  // 17: trikey.v1.Operation.decrypt:type_name -> trikey.v1.DecryptRequest
 	4,  // 18: trikey.v1.Operation.reencrypt:type_name -> trikey.v1.ReencryptRequest
-	13, // 19: trikey.v1.Operation.data_key:type_name -> trikey.v1.DataKeyRequest
-	15, // 20: trikey.v1.Operation.mac:type_name -> trikey.v1.MacRequest
-	17, // 21: trikey.v1.Operation.verify_mac:type_name -> trikey.v1.VerifyMacRequest
-	18, // 22: trikey.v1.Operation.sign:type_name -> trikey.v1.SignRequest
-	20, // 23: trikey.v1.Operation.verify:type_name -> trikey.v1.VerifyRequest
-	22, // 24: trikey.v1.Operation.random:type_name -> trikey.v1.RandomRequest
-	31, // 25: trikey.v1.DoResponse.results:type_name -> trikey.v1.Result
-	12, // 26: trikey.v1.Result.error:type_name -> trikey.v1.Error
+	14, // 19: trikey.v1.Operation.data_key:type_name -> trikey.v1.DataKeyRequest
+	16, // 20: trikey.v1.Operation.mac:type_name -> trikey.v1.MacRequest
+	18, // 21: trikey.v1.Operation.verify_mac:type_name -> trikey.v1.VerifyMacRequest
+	19, // 22: trikey.v1.Operation.sign:type_name -> trikey.v1.SignRequest
+	21, // 23: trikey.v1.Operation.verify:type_name -> trikey.v1.VerifyRequest
+	23, // 24: trikey.v1.Operation.random:type_name -> trikey.v1.RandomRequest
+	32, // 25: trikey.v1.DoResponse.results:type_name -> trikey.v1.Result
+	13, // 26: trikey.v1.Result.error:type_name -> trikey.v1.Error
 	1,  // 27: trikey.v1.Result.sealed:type_name -> trikey.v1.Sealed
 	3,  // 28: trikey.v1.Result.opened:type_name -> trikey.v1.Opened
-	14, // 29: trikey.v1.Result.data_key:type_name -> trikey.v1.DataKeyResponse
-	16, // 30: trikey.v1.Result.mac:type_name -> trikey.v1.Code
-	21, // 31: trikey.v1.Result.verified:type_name -> trikey.v1.Verified
-	19, // 32: trikey.v1.Result.signed:type_name -> trikey.v1.Signed
-	23, // 33: trikey.v1.Result.random:type_name -> trikey.v1.RandomResponse
+	15, // 29: trikey.v1.Result.data_key:type_name -> trikey.v1.DataKeyResponse
+	17, // 30: trikey.v1.Result.mac:type_name -> trikey.v1.Code
+	22, // 31: trikey.v1.Result.verified:type_name -> trikey.v1.Verified
+	20, // 32: trikey.v1.Result.signed:type_name -> trikey.v1.Signed
+	24, // 33: trikey.v1.Result.random:type_name -> trikey.v1.RandomResponse
 	0,  // 34: trikey.v1.BatchEncryptRequest.Item.request:type_name -> trikey.v1.EncryptRequest
 	2,  // 35: trikey.v1.BatchDecryptRequest.Item.request:type_name -> trikey.v1.DecryptRequest
 	4,  // 36: trikey.v1.BatchReencryptRequest.Item.request:type_name -> trikey.v1.ReencryptRequest
 	1,  // 37: trikey.v1.BatchSealed.Item.sealed:type_name -> trikey.v1.Sealed
-	12, // 38: trikey.v1.BatchSealed.Item.error:type_name -> trikey.v1.Error
+	13, // 38: trikey.v1.BatchSealed.Item.error:type_name -> trikey.v1.Error
 	3,  // 39: trikey.v1.BatchOpened.Item.opened:type_name -> trikey.v1.Opened
-	12, // 40: trikey.v1.BatchOpened.Item.error:type_name -> trikey.v1.Error
+	13, // 40: trikey.v1.BatchOpened.Item.error:type_name -> trikey.v1.Error
 	0,  // 41: trikey.v1.Crypto.Encrypt:input_type -> trikey.v1.EncryptRequest
 	2,  // 42: trikey.v1.Crypto.Decrypt:input_type -> trikey.v1.DecryptRequest
 	4,  // 43: trikey.v1.Crypto.Reencrypt:input_type -> trikey.v1.ReencryptRequest
-	7,  // 44: trikey.v1.Crypto.BatchEncrypt:input_type -> trikey.v1.BatchEncryptRequest
-	8,  // 45: trikey.v1.Crypto.BatchDecrypt:input_type -> trikey.v1.BatchDecryptRequest
-	9,  // 46: trikey.v1.Crypto.BatchReencrypt:input_type -> trikey.v1.BatchReencryptRequest
-	13, // 47: trikey.v1.Crypto.DataKey:input_type -> trikey.v1.DataKeyRequest
-	15, // 48: trikey.v1.Crypto.Mac:input_type -> trikey.v1.MacRequest
-	17, // 49: trikey.v1.Crypto.VerifyMac:input_type -> trikey.v1.VerifyMacRequest
-	18, // 50: trikey.v1.Crypto.Sign:input_type -> trikey.v1.SignRequest
-	20, // 51: trikey.v1.Crypto.Verify:input_type -> trikey.v1.VerifyRequest
-	22, // 52: trikey.v1.Crypto.Random:input_type -> trikey.v1.RandomRequest
-	24, // 53: trikey.v1.Crypto.Inspect:input_type -> trikey.v1.InspectRequest
-	26, // 54: trikey.v1.Crypto.GetKey:input_type -> trikey.v1.GetKeyRequest
-	28, // 55: trikey.v1.Crypto.Do:input_type -> trikey.v1.DoRequest
+	8,  // 44: trikey.v1.Crypto.BatchEncrypt:input_type -> trikey.v1.BatchEncryptRequest
+	9,  // 45: trikey.v1.Crypto.BatchDecrypt:input_type -> trikey.v1.BatchDecryptRequest
+	10, // 46: trikey.v1.Crypto.BatchReencrypt:input_type -> trikey.v1.BatchReencryptRequest
+	14, // 47: trikey.v1.Crypto.DataKey:input_type -> trikey.v1.DataKeyRequest
+	16, // 48: trikey.v1.Crypto.Mac:input_type -> trikey.v1.MacRequest
+	18, // 49: trikey.v1.Crypto.VerifyMac:input_type -> trikey.v1.VerifyMacRequest
+	19, // 50: trikey.v1.Crypto.Sign:input_type -> trikey.v1.SignRequest
+	21, // 51: trikey.v1.Crypto.Verify:input_type -> trikey.v1.VerifyRequest
+	23, // 52: trikey.v1.Crypto.Random:input_type -> trikey.v1.RandomRequest
+	25, // 53: trikey.v1.Crypto.Inspect:input_type -> trikey.v1.InspectRequest
+	27, // 54: trikey.v1.Crypto.GetKey:input_type -> trikey.v1.GetKeyRequest
+	29, // 55: trikey.v1.Crypto.Do:input_type -> trikey.v1.DoRequest
 	1,  // 56: trikey.v1.Crypto.Encrypt:output_type -> trikey.v1.Sealed
 	3,  // 57: trikey.v1.Crypto.Decrypt:output_type -> trikey.v1.Opened
 	1,  // 58: trikey.v1.Crypto.Reencrypt:output_type -> trikey.v1.Sealed
-	10, // 59: trikey.v1.Crypto.BatchEncrypt:output_type -> trikey.v1.BatchSealed
-	11, // 60: trikey.v1.Crypto.BatchDecrypt:output_type -> trikey.v1.BatchOpened
-	10, // 61: trikey.v1.Crypto.BatchReencrypt:output_type -> trikey.v1.BatchSealed
-	14, // 62: trikey.v1.Crypto.DataKey:output_type -> trikey.v1.DataKeyResponse
-	16, // 63: trikey.v1.Crypto.Mac:output_type -> trikey.v1.Code
-	21, // 64: trikey.v1.Crypto.VerifyMac:output_type -> trikey.v1.Verified
-	19, // 65: trikey.v1.Crypto.Sign:output_type -> trikey.v1.Signed
-	21, // 66: trikey.v1.Crypto.Verify:output_type -> trikey.v1.Verified
-	23, // 67: trikey.v1.Crypto.Random:output_type -> trikey.v1.RandomResponse
-	25, // 68: trikey.v1.Crypto.Inspect:output_type -> trikey.v1.Inspection
-	27, // 69: trikey.v1.Crypto.GetKey:output_type -> trikey.v1.KeyInfo
-	30, // 70: trikey.v1.Crypto.Do:output_type -> trikey.v1.DoResponse
+	11, // 59: trikey.v1.Crypto.BatchEncrypt:output_type -> trikey.v1.BatchSealed
+	12, // 60: trikey.v1.Crypto.BatchDecrypt:output_type -> trikey.v1.BatchOpened
+	11, // 61: trikey.v1.Crypto.BatchReencrypt:output_type -> trikey.v1.BatchSealed
+	15, // 62: trikey.v1.Crypto.DataKey:output_type -> trikey.v1.DataKeyResponse
+	17, // 63: trikey.v1.Crypto.Mac:output_type -> trikey.v1.Code
+	22, // 64: trikey.v1.Crypto.VerifyMac:output_type -> trikey.v1.Verified
+	20, // 65: trikey.v1.Crypto.Sign:output_type -> trikey.v1.Signed
+	22, // 66: trikey.v1.Crypto.Verify:output_type -> trikey.v1.Verified
+	24, // 67: trikey.v1.Crypto.Random:output_type -> trikey.v1.RandomResponse
+	26, // 68: trikey.v1.Crypto.Inspect:output_type -> trikey.v1.Inspection
+	28, // 69: trikey.v1.Crypto.GetKey:output_type -> trikey.v1.KeyInfo
+	31, // 70: trikey.v1.Crypto.Do:output_type -> trikey.v1.DoResponse
 	56, // [56:71] is the sub-list for method output_type
 	41, // [41:56] is the sub-list for method input_type
 	41, // [41:41] is the sub-list for extension type_name
@@ -3033,7 +3071,7 @@ func file_api_v1_crypto_proto_init() {
 	if File_api_v1_crypto_proto != nil {
 		return
 	}
-	file_api_v1_crypto_proto_msgTypes[29].OneofWrappers = []any{
+	file_api_v1_crypto_proto_msgTypes[30].OneofWrappers = []any{
 		(*Operation_Encrypt)(nil),
 		(*Operation_Decrypt)(nil),
 		(*Operation_Reencrypt)(nil),
@@ -3044,7 +3082,7 @@ func file_api_v1_crypto_proto_init() {
 		(*Operation_Verify)(nil),
 		(*Operation_Random)(nil),
 	}
-	file_api_v1_crypto_proto_msgTypes[31].OneofWrappers = []any{
+	file_api_v1_crypto_proto_msgTypes[32].OneofWrappers = []any{
 		(*Result_Error)(nil),
 		(*Result_Sealed)(nil),
 		(*Result_Opened)(nil),
@@ -3054,11 +3092,11 @@ func file_api_v1_crypto_proto_init() {
 		(*Result_Signed)(nil),
 		(*Result_Random)(nil),
 	}
-	file_api_v1_crypto_proto_msgTypes[39].OneofWrappers = []any{
+	file_api_v1_crypto_proto_msgTypes[36].OneofWrappers = []any{
 		(*BatchSealed_Item_Sealed)(nil),
 		(*BatchSealed_Item_Error)(nil),
 	}
-	file_api_v1_crypto_proto_msgTypes[40].OneofWrappers = []any{
+	file_api_v1_crypto_proto_msgTypes[37].OneofWrappers = []any{
 		(*BatchOpened_Item_Opened)(nil),
 		(*BatchOpened_Item_Error)(nil),
 	}
@@ -3068,7 +3106,7 @@ func file_api_v1_crypto_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_crypto_proto_rawDesc), len(file_api_v1_crypto_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
