@@ -82,10 +82,11 @@ deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu
 	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
 	$(install)
 
-test-deps: deps ## install the software TPM and etcd of the tests too
+test-deps: deps ## install the software TPM, etcd and network tools of the tests too
 	@need=; \
 	command -v etcd >/dev/null || need=etcd-server; \
 	command -v swtpm >/dev/null || need="$$need swtpm"; \
+	{ command -v ip && command -v tc; } >/dev/null || need="$$need iproute2"; \
 	[ -n "$$(ls $${TRIKEY_TPM2_PKCS11_MODULE:-/usr/lib/*/libtpm2_pkcs11.so.1} 2>/dev/null)" ] || need="$$need libtpm2-pkcs11-1"; \
 	$(install)
 

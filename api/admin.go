@@ -48,6 +48,7 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Post("/admin/v1/keys/{key}/export", jsonhttp.Handle(maxAdminBody, a.exportKey))
 	r.Post("/admin/v1/imports", jsonhttp.Handle(maxAdminBody, a.beginImport))
 	r.Post("/admin/v1/imports/{id}", jsonhttp.Handle(maxAdminBody, a.finishImport))
+	a.tokenRoutes(r)
 	r.Post("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.createApp))
 	r.Get("/admin/v1/apps", jsonhttp.Handle(maxAdminBody, a.listApps))
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
@@ -139,15 +140,13 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 }
 
 func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
-	apps, err := a.service.Apps()
+	app, fresh, err := a.service.ReadApp(r.Context(), chi.URLParam(r, "app"))
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	app, err := apps.Find(chi.URLParam(r, "app"))
-	if err != nil {
-		return v1.AdminApp{}, err
-	}
-	return adminApp(app), nil
+	out := adminApp(app)
+	out.Stale = !fresh
+	return out, nil
 }
 
 func adminApp(app *auth.App) v1.AdminApp {

@@ -99,7 +99,8 @@ func changeSettings(s *kms.Settings, in v1.KeySettings) (err error) {
 
 // find returns the key that the request's path names.
 func (a admin) find(r *http.Request) (*kms.Key, error) {
-	return a.service.FindKey(chi.URLParam(r, "key"))
+	k, _, err := a.service.ReadKey(r.Context(), chi.URLParam(r, "key"))
+	return k, err
 }
 
 func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
@@ -114,7 +115,10 @@ func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], er
 }
 
 func (a admin) showKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {
-	return adminKey(a.find(r))
+	k, fresh, err := a.service.ReadKey(r.Context(), chi.URLParam(r, "key"))
+	out, err := adminKey(k, err)
+	out.Stale = !fresh
+	return out, err
 }
 
 func (a admin) rotateKey(r *http.Request, _ jsonhttp.None) (v1.AdminKey, error) {

@@ -77,7 +77,7 @@ func (s *server) events(op string, r *request, err error) []audit.Event {
 		if r.ref != "" || chi.URLParam(r.Request, "key") != "" {
 			event.Key = s.describe(&kms.Call{Key: r.key()}).key
 		}
-		event.Items, event.Outcome = r.items, audit.Outcome(err)
+		event.Items, event.Outcome, event.Details = r.items, audit.Outcome(err), r.details
 		return []audit.Event{event}
 	case len(r.calls) == 1:
 		s.describe(&r.calls[0]).fill(&event)

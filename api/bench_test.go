@@ -21,6 +21,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/policy"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // caller is an app and the handler that it calls.
@@ -40,7 +41,7 @@ func newCaller(t testing.TB) *caller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	service := kms.New(kms.Config{Machine: machine, Store: store})
+	service := kms.New(kms.Config{Machine: machine, Store: store, Tokens: token.Config{Issuer: "https://keys.example.com"}})
 	t.Cleanup(func() { _ = service.Close() })
 	if err := service.Load(t.Context()); err != nil {
 		t.Fatal(err)

@@ -19,13 +19,19 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	appKey, secret, ok := r.BasicAuth()
-	if !ok {
-		s.cfg.Metrics.authFailure("missing")
-		return nil, fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication")
+	if err := checkCredentials(r); err != nil {
+		return nil, err
 	}
 	from := s.clientAddr(r)
-	caller, err := apps.Authenticate(appKey, secret, from)
+	var caller *auth.Caller
+	if compact, ok := bearerToken(r); ok {
+		caller, err = s.bearer(r, apps, compact)
+	} else if appKey, secret, ok := r.BasicAuth(); ok {
+		caller, err = apps.Authenticate(appKey, secret, from)
+	} else {
+		s.cfg.Metrics.authFailure("missing")
+		return nil, fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, or a token as Authorization: Bearer")
+	}
 	if err != nil {
 		code := fault.CodeOf(err)
 		s.cfg.Metrics.authFailure(string(code))

@@ -53,7 +53,7 @@ func doHandler(srv any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	d := &doStream{grpcServer: g, stream: stream, request: request{Request: grpcRequest(ctx, method)}, slots: make(chan struct{}, doSlots)}
 	start := time.Now()
-	if err := g.enter(opDo, &d.request); err != nil {
+	if err := g.admit(opDo, &d.request); err != nil {
 		g.cfg.Metrics.observe(opDo, err, &d.request, time.Since(start))
 		return grpcStatus(ctx, method, public(err))
 	}
@@ -212,13 +212,11 @@ func (d *doStream) again(r *request) error {
 	if err := d.cfg.Audit.Ready(); err != nil {
 		return err
 	}
-	apps, err := d.cfg.Service.Apps()
+	now, err := d.cfg.Service.Again(r.caller, d.clientAddr(r.Request))
 	if err != nil {
-		return err
-	}
-	now, err := apps.Again(r.caller, d.clientAddr(r.Request))
-	if err != nil {
-		d.cfg.Metrics.authFailure(string(fault.CodeOf(err)))
+		if code := fault.CodeOf(err); !code.Retryable() {
+			d.cfg.Metrics.authFailure(string(code))
+		}
 		return d.recordFailure(opDo, r, err)
 	}
 	r.caller = now
@@ -230,7 +228,11 @@ func (d *doStream) carryOut(r *request, all []*pb.Operation) ([]kms.Call, error)
 	calls := make([]kms.Call, len(all))
 	readable := true
 	for i, o := range all {
-		if calls[i], calls[i].Err = callOf(o); calls[i].Err != nil {
+		var err error
+		if calls[i], err = callOf(o); err == nil {
+			err = permit(kindOf(o), r.caller)
+		}
+		if calls[i].Err = err; err != nil {
 			readable = false
 		}
 	}

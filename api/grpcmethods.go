@@ -76,7 +76,7 @@ func (g *grpcServer) serve(op string, stream grpc.ServerStream, serve func(*requ
 
 // audited serves a request that is recorded before it is answered.
 func (g *grpcServer) audited(op string, r *request, serve func(*request) (proto.Message, error)) (proto.Message, error) {
-	if err := g.enter(op, r); err != nil {
+	if err := g.admit(op, r); err != nil {
 		return nil, err
 	}
 	out, err := serve(r)
@@ -84,15 +84,6 @@ func (g *grpcServer) audited(op string, r *request, serve func(*request) (proto.
 		return nil, failed
 	}
 	return out, err
-}
-
-// enter admits a caller.
-func (g *grpcServer) enter(op string, r *request) error {
-	if err := oneCaller(r.Request); err != nil {
-		g.cfg.Metrics.authFailure(string(fault.CodeOf(err)))
-		return g.recordFailure(op, r, err)
-	}
-	return g.admit(op, r)
 }
 
 // wipe erases what an answer has of a data key.

@@ -9,8 +9,6 @@ import (
 	grpctls "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
-
-	"github.com/trikey/trikey/internal/fault"
 )
 
 // grpcRequest makes the http.Request of a call's metadata, by which its caller is
@@ -39,13 +37,4 @@ func grpcRequest(ctx context.Context, method string) *http.Request {
 		}
 	}
 	return r.WithContext(ctx)
-}
-
-// oneCaller refuses what names two callers: which of them was meant is not for us to
-// choose.
-func oneCaller(r *http.Request) error {
-	if len(r.Header.Values("Authorization")) > 1 {
-		return fault.New(fault.Unauthorized, "the metadata has more than one authorization; send one")
-	}
-	return nil
 }

@@ -2,7 +2,7 @@
 // IM services, the management socket for the command line (NewAdmin), and the ops listener
 // (NewOps). docs/api.md describes them all for their users.
 //
-// Every data route but the published key set goes through server.route, and every method of
+// Every data route but the published key set and metadata goes through server.route, and every method of
 // gRPC through grpcServer.serve: they answer for the machine being open, the caller being
 // known, and its address being allowed, before the request's body is read.
 package api
@@ -66,6 +66,11 @@ func New(cfg Config) http.Handler {
 	r.Post("/v1/keys/{key}/mac/verify", s.route("mac_verify", s.verifyMac))
 	r.Get("/v1/random", s.route("random", s.random))
 	r.Get("/v1/keys/{key}", s.route("key", s.key))
+	r.Post("/v1/tokens/user", s.route("token_user", s.userToken))
+	r.Post("/oauth2/token", s.oauth("oauth_token", s.issueToken))
+	r.Post("/oauth2/revoke", s.oauth("oauth_revoke", s.revokeToken))
+	r.Post("/oauth2/introspect", s.oauth("oauth_introspect", s.introspect))
+	r.Get("/.well-known/oauth-authorization-server", s.metadata)
 	r.Get("/.well-known/jwks.json", s.keySet)
 	return r
 }
@@ -74,14 +79,15 @@ func New(cfg Config) http.Handler {
 // made of its metadata: that is what callers are recognised by.
 type request struct {
 	*http.Request
-	ref    string              // gRPC: the key that the message names
-	w      http.ResponseWriter // records the request in the audit before it answers
-	in     http.ResponseWriter // the connection's own, for reading the body
-	caller *auth.Caller        // nil before it is known
-	items  int                 // operations done, for the metrics
-	calls  []kms.Call          // what was done, for the audit
-	begun  bool                // the answer has begun: an error can no longer be one
-	bytes  int64               // of plaintext that a stream carried, for the metrics
+	ref     string              // gRPC: the key that the message names
+	w       http.ResponseWriter // records the request in the audit before it answers
+	in      http.ResponseWriter // the connection's own, for reading the body
+	caller  *auth.Caller        // nil before it is known
+	items   int                 // operations done, for the metrics
+	calls   []kms.Call          // what was done, for the audit
+	details map[string]string   // of a token that was issued, for the audit
+	begun   bool                // the answer has begun: an error can no longer be one
+	bytes   int64               // of plaintext that a stream carried, for the metrics
 }
 
 // key returns the reference in the request's path or message.
@@ -111,7 +117,7 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 		err := s.audited(op, req, serve)
 		if err != nil && !req.begun {
 			if fault.CodeOf(err) == fault.Unauthorized {
-				w.Header().Set("WWW-Authenticate", `Basic realm="trikey", charset="UTF-8"`)
+				challenge(w, r)
 			}
 			jsonhttp.Error(w, r, public(err))
 		}
@@ -153,7 +159,10 @@ func (s *server) admit(op string, r *request) error {
 		return err
 	}
 	var err error
-	if r.caller, err = s.identify(r.Request); err != nil {
+	if r.caller, err = s.identify(r.Request); err == nil {
+		err = permit(op, r.caller)
+	}
+	if err != nil {
 		return s.recordFailure(op, r, err)
 	}
 	return nil

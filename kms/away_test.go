@@ -53,6 +53,7 @@ func TestStoreAway(t *testing.T) {
 	if _, err := a.FindKey("chat"); err != nil {
 		t.Error(err)
 	}
+	checkAway(t, a)
 	apps, err := a.Apps()
 	if err != nil {
 		t.Fatal(err)

@@ -100,6 +100,9 @@ func (c *Call) prepare(l *loaded, caller *auth.Caller) (hsm.Op, error) {
 	if err := errors.Join(c.Context.Validate(), c.ToContext.Validate()); err != nil {
 		return hsm.Op{}, err
 	}
+	if err := c.within(caller.Token); err != nil {
+		return hsm.Op{}, err
+	}
 	op := hsm.Op{Kind: c.Kind, Input: c.Input, Output: c.Output, Context: c.Context.AppendCanonical(nil), Segment: c.segment}
 	var err error
 	switch c.Kind {
@@ -187,7 +190,7 @@ func (c *Call) opening(l *loaded, caller *auth.Caller, grant policy.Op) (hsm.Wra
 	if c.Key != "" && (k == nil || l.keys.find(c.Key) != k) {
 		return "", fault.DecryptFailed
 	}
-	if !caller.Grants.Allows(grant, header.Index) || k != nil && !k.serves(caller.Name) {
+	if !caller.Allows(grant, header.Index) || k != nil && !k.serves(caller.Name) {
 		return "", forbidden(grant)
 	}
 	if k == nil {
@@ -221,11 +224,11 @@ func (l *loaded) granted(caller *auth.Caller, grant policy.Op, ref string) (*Key
 	k := l.keys.find(ref)
 	index, isIndex := parseIndex(ref)
 	switch {
-	case k != nil && caller.Grants.Allows(grant, k.Index) && k.serves(caller.Name):
+	case k != nil && caller.Allows(grant, k.Index) && k.serves(caller.Name):
 		return k, nil
 	case k != nil:
 		return nil, forbidden(grant)
-	case isIndex && caller.Grants.Allows(grant, index), !isIndex && caller.Grants[grant].All():
+	case isIndex && caller.Allows(grant, index), !isIndex && caller.AllowsAll(grant):
 		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)
 	}
 	return nil, forbidden(grant)
@@ -268,9 +271,9 @@ func (s *Service) Visible(caller *auth.Caller, ref string) (*Key, error) {
 	k := l.keys.find(ref)
 	index, isIndex := parseIndex(ref)
 	switch {
-	case k != nil && caller.Grants.Sees(k.Index) && k.serves(caller.Name):
+	case k != nil && caller.Sees(k.Index) && k.serves(caller.Name):
 		return k, nil
-	case k == nil && (isIndex && caller.Grants.Sees(index) || !isIndex && caller.Grants.SeesAll()):
+	case k == nil && (isIndex && caller.Sees(index) || !isIndex && caller.SeesAll()):
 		return nil, fault.New(fault.KeyNotFound, "there is no key %q", ref)
 	}
 	return nil, fault.New(fault.Forbidden, "the app has no grant for this key")

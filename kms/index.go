@@ -31,6 +31,7 @@ type Key struct {
 	Created   time.Time   `json:"created"`
 	Versions  []Version   `json:"versions"`
 	Published bool        `json:"published,omitzero"` // public keys are in the key set that anybody may read
+	Tokens    bool        `json:"tokens,omitzero"`    // made by the service to sign tokens; no app can use it
 
 	// What few keys have is behind pointers: there may be a million keys in memory.
 	Settings  *Settings  `json:"settings,omitzero"`

@@ -33,6 +33,7 @@ type NewKey struct {
 	PreActive bool // it shall not seal before ActivateKey
 
 	imported bool
+	tokens   bool // made by the service itself, to sign tokens
 }
 
 // fill puts in what was left out, and checks that it goes together.
@@ -131,7 +132,7 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	if err := l.checkSettings(n.Index, n.Settings); err != nil {
 		return nil, err
 	}
-	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, For: n.Purpose, Created: s.now(), Published: n.Published}
+	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, For: n.Purpose, Created: s.now(), Published: n.Published, Tokens: n.tokens}
 	if !reflect.ValueOf(n.Settings).IsZero() {
 		k.Settings = &n.Settings
 	}

@@ -363,7 +363,7 @@ func (k *Key) cannotOpen(number uint32, caller *auth.Caller) error {
 		return fault.New(fault.KeyDisabled, "version %d of key %d is to be destroyed", number, k.Index)
 	case v.State != life.Compromised:
 		return fault.New(fault.KeyDisabled, "version %d of key %d is %s", number, k.Index, v.State)
-	case !caller.Grants.Allows(policy.DecryptCompromised, k.Index):
+	case !caller.Allows(policy.DecryptCompromised, k.Index):
 		return fault.New(fault.Forbidden, "version %d of key %d is compromised: to open what it sealed, the app needs the grant %s too", number, k.Index, policy.DecryptCompromised)
 	}
 	return nil

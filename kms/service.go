@@ -27,6 +27,7 @@ import (
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // Config is what a service needs.
@@ -49,6 +50,8 @@ type Config struct {
 
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
+
+	Tokens token.Config // without an issuer there are no tokens
 
 	// TendEvery is how often the service looks what is due of keys, and writes the
 	// counts of operations; one minute when zero.
@@ -77,6 +80,7 @@ type loaded struct {
 	keys   *keyIndex
 	apps   *auth.Apps
 	ranges ranges
+	tokens *token.Authority
 	stop   context.CancelFunc // ends the watch and the steward
 	done   chan struct{}      // closed when the watch has ended
 	left   chan struct{}      // closed when the steward has
@@ -101,6 +105,7 @@ func New(cfg Config) *Service {
 	if cfg.TendEvery == 0 {
 		cfg.TendEvery = time.Minute
 	}
+	cfg.Tokens = cfg.Tokens.Filled()
 	s := &Service{
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
@@ -147,11 +152,12 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	}
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
 	l.apps = auth.New(s.keep, l.keys.grantable)
+	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from := int64(math.MaxInt64)
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}} {
+	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}, {token.Prefix, l.tokens.Apply}} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
@@ -175,6 +181,8 @@ func (l *loaded) apply(e record.Event) error {
 	case strings.HasPrefix(e.Name, keyPrefix):
 	case strings.HasPrefix(e.Name, auth.Prefix):
 		apply, remove = l.apps.Apply, l.apps.Remove
+	case strings.HasPrefix(e.Name, token.Prefix):
+		apply, remove = l.tokens.Apply, l.tokens.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
 	case e.Name == rangesRecord && !e.Deleted:

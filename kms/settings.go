@@ -89,7 +89,7 @@ func (k *Key) owner() string {
 // serves reports whether the app may be granted the key.
 func (k *Key) serves(app string) bool {
 	owner := k.owner()
-	return owner == "" || owner == app
+	return !k.Tokens && (owner == "" || owner == app)
 }
 
 // checkSettings checks settings and what they refer to. The owner of a key in a reserved

@@ -7,13 +7,12 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/envelope"
-	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
 )
 
 // Stream seals or opens the segments of one stream for an app, in any order that
 // the format knows (docs/format.md, Stream). It holds no plaintext. Streams may last
-// for hours: the app, its grant and the key are looked at anew for each segment.
+// for hours: the app, its token and grant, and the key are looked at anew for each segment.
 type Stream struct {
 	service *Service
 	caller  auth.Caller // as it was when the stream began
@@ -74,14 +73,4 @@ func (t *Stream) Do(ctx context.Context, dst []byte, segment envelope.Segment) (
 }
 
 // allowed returns the caller with its app as that is by now.
-func (t *Stream) allowed() (*auth.Caller, error) {
-	apps, err := t.service.Apps()
-	if err != nil {
-		return nil, err
-	}
-	caller := t.caller
-	if caller.App, err = apps.Find(t.caller.Name); err != nil || caller.Disabled {
-		return nil, fault.New(fault.Unauthorized, "the app %s was disabled while the stream was under way", t.caller.Name)
-	}
-	return &caller, nil
-}
+func (t *Stream) allowed() (*auth.Caller, error) { return t.service.standing(&t.caller) }

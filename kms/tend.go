@@ -116,10 +116,12 @@ type Tended struct {
 	Elected   bool // this node did it; false also where nothing was due
 	Rotated   int
 	Destroyed int
+	Forgotten int // revocations of tokens that have expired
 }
 
 // Tend does what is due now: it rotates keys by their period, and destroys versions whose
-// retention has ended or whose destruction was ordered. Of several nodes only the elected
+// retention has ended or whose destruction was ordered, and forgets revocations of tokens
+// that have expired. Of several nodes only the elected
 // one does. The service calls it by itself, every Config.TendEvery.
 func (s *Service) Tend(ctx context.Context) (Tended, error) {
 	l, err := s.serving()
@@ -157,10 +159,12 @@ func (s *Service) tend(ctx context.Context, l *loaded) (done Tended, err error) 
 			}
 		}
 		if ctx.Err() != nil {
-			break
+			return done, err
 		}
 	}
-	return done, err
+	forgotten, failed := s.pruneTokens(ctx, l)
+	done.Forgotten = forgotten
+	return done, errors.Join(err, failed)
 }
 
 func tending(k *Key, err error) error {
@@ -215,7 +219,7 @@ func (s *Service) keepHouse(ctx context.Context, l *loaded) {
 		if next {
 			done, err := s.tend(ctx, l)
 			if err != nil && ctx.Err() == nil {
-				s.cfg.Log.Error("what is due of keys was not all done; it is tried again", "rotated", done.Rotated, "destroyed", done.Destroyed, "error", err)
+				s.cfg.Log.Error("what is due was not all done; it is tried again", "rotated", done.Rotated, "destroyed", done.Destroyed, "error", err)
 			}
 			if err := s.flush(ctx, l); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Error("the counts of operations were not written; they are kept for the next time", "error", err)

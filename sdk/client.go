@@ -20,7 +20,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,6 +47,12 @@ type Config struct {
 	AppKey        string
 	AppSecret     string // or
 	AppSecretFile string // the file that has it
+
+	// Tokens has calls carry short-lived tokens, which the client gets with the AppKey
+	// and AppSecret, instead of these themselves. TokenFile is a file with a token that
+	// somebody else keeps fresh; then there is no AppKey.
+	Tokens    bool
+	TokenFile string
 
 	// CAFile is the PEM file of the authorities that sign the service's
 	// certificates; RootCAs the same in memory. Without either, the system's.
@@ -77,12 +82,12 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // Client calls the service.
 type Client struct {
-	addresses     []string
-	authorization string
-	http          *http.Client
-	rpc           *links // nil without gRPC
-	timeout       time.Duration
-	preferred     atomic.Uint32 // the address that answered last
+	addresses   []string
+	credentials credentials
+	http        *http.Client
+	rpc         *links // nil without gRPC
+	timeout     time.Duration
+	preferred   atomic.Uint32 // the address that answered last
 }
 
 // String tells of the client without its secret.
@@ -124,11 +129,6 @@ func New(cfg Config) (*Client, error) {
 		cfg.MaxConns = 64
 	}
 	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	authorization := "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.AppKey+":"+secret))
-	rpc, err := newLinks(&cfg, config, authorization)
-	if err != nil {
-		return nil, err
-	}
 	transport := &http.Transport{
 		Proxy:           nil, // messages do not pass a proxy that the environment names
 		TLSClientConfig: config,
@@ -142,9 +142,10 @@ func New(cfg Config) (*Client, error) {
 		DialContext:        (&net.Dialer{Timeout: cfg.Timeout}).DialContext,
 		DisableCompression: true,
 	}
-	return &Client{
-		addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, rpc: rpc, authorization: authorization,
-	}, nil
+	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}}
+	c.credentials = cfg.credentials(secret, c)
+	c.rpc, err = newLinks(&cfg, config, c.credentials)
+	return c, err
 }
 
 func (c Config) secret() (string, error) {
@@ -173,9 +174,11 @@ func (c Config) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Close closes idle connections, and ends calls over gRPC.
+// Close closes idle connections, and ends calls over gRPC and a request for a token that
+// are under way.
 func (c *Client) Close() {
 	c.rpc.close()
+	c.credentials.close()
 	c.http.CloseIdleConnections()
 }
 
@@ -235,10 +238,20 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// call sends JSON and decodes the answer.
+// call sends JSON and decodes the answer. Where a token is no longer taken it tries once
+// more with another.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	header := http.Header{"Authorization": {c.authorization}}
-	return c.each(ctx, func(ctx context.Context, address string) error {
-		return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
-	})
+	for try := 0; ; try++ {
+		value, err := c.credentials.authorization(ctx)
+		if err != nil {
+			return err
+		}
+		header := http.Header{"Authorization": {value}}
+		err = c.each(ctx, func(ctx context.Context, address string) error {
+			return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
+		})
+		if try > 0 || !errors.Is(err, fault.Unauthorized) || !c.credentials.refused(value) {
+			return err
+		}
+	}
 }

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
+	grpctls "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -23,38 +23,28 @@ import (
 
 // links are the connections of a client over gRPC: some for each address.
 type links struct {
-	addresses [][]*link
-	timeout   time.Duration
-	preferred atomic.Uint32 // the address that answered last
-	turn      atomic.Uint32 // of an address's links
+	addresses   [][]*link
+	credentials credentials
+	timeout     time.Duration
+	preferred   atomic.Uint32 // the address that answered last
+	turn        atomic.Uint32 // of an address's links
 }
 
 // linksPerAddress is how many connections there are to an address: one has one core at
 // each end encrypt what it carries.
 const linksPerAddress = 2
 
-// authorization is what a caller sends with each stream.
-type authorization string
-
-// GetRequestMetadata is that of credentials.PerRPCCredentials.
-func (a authorization) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": string(a)}, nil
-}
-
-// RequireTransportSecurity is that of credentials.PerRPCCredentials.
-func (authorization) RequireTransportSecurity() bool { return true }
-
 // newLinks connects to nothing yet.
-func newLinks(cfg *Config, config *tls.Config, auth string) (*links, error) {
+func newLinks(cfg *Config, config *tls.Config, auth credentials) (*links, error) {
 	if len(cfg.GRPC) == 0 {
 		return nil, nil //nolint:nilnil // no links are what nil is
 	}
-	all := &links{timeout: cfg.Timeout}
+	all := &links{timeout: cfg.Timeout, credentials: auth}
 	for _, address := range cfg.GRPC {
 		var of []*link
 		for range linksPerAddress {
 			conn, err := grpc.NewClient("passthrough:///"+address,
-				grpc.WithTransportCredentials(credentials.NewTLS(config.Clone())), grpc.WithPerRPCCredentials(authorization(auth)),
+				grpc.WithTransportCredentials(grpctls.NewTLS(config.Clone())),
 				grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), // messages do not pass a proxy that the environment names
 				grpc.WithConnectParams(grpc.ConnectParams{
 					Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 5 * time.Second},
@@ -103,11 +93,25 @@ func (l *links) do(ctx context.Context, ops ...*pb.Operation) (results []*pb.Res
 			return nil, false, nil
 		}
 	}
+	for try := 0; ; try++ {
+		value, err := l.credentials.authorization(ctx)
+		if err != nil {
+			return nil, true, err
+		}
+		results, served, err := l.everywhere(ctx, value, ops)
+		if try > 0 || !errors.Is(err, fault.Unauthorized) || !l.credentials.refused(value) {
+			return results, served, err
+		}
+	}
+}
+
+// everywhere tries the addresses in turn.
+func (l *links) everywhere(ctx context.Context, value string, ops []*pb.Operation) ([]*pb.Result, bool, error) {
 	n := uint32(len(l.addresses))
 	first := l.preferred.Load()
 	for i := range n * rounds {
 		at := (first + i) % n
-		results, err := l.once(ctx, at, ops)
+		results, err := l.once(ctx, at, value, ops)
 		if err == nil {
 			err = wholeError(results)
 		}
@@ -123,11 +127,11 @@ func (l *links) do(ctx context.Context, ops ...*pb.Operation) (results []*pb.Res
 }
 
 // once gives one address its time.
-func (l *links) once(ctx context.Context, at uint32, ops []*pb.Operation) ([]*pb.Result, error) {
+func (l *links) once(ctx context.Context, at uint32, value string, ops []*pb.Operation) ([]*pb.Result, error) {
 	limited, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	of := l.addresses[at]
-	results, err := of[l.turn.Add(1)%uint32(len(of))].do(limited, ops)
+	results, err := of[l.turn.Add(1)%uint32(len(of))].do(limited, value, ops)
 	if err != nil && limited.Err() != nil {
 		return nil, fault.New(fault.Unavailable, "no answer within %s", l.timeout)
 	}
@@ -137,7 +141,7 @@ func (l *links) once(ctx context.Context, at uint32, ops []*pb.Operation) ([]*pb
 // wholeError is why a message was not served at all: then its first operation says so as
 // all others do.
 func wholeError(results []*pb.Result) error {
-	if e := results[0].GetError(); e.GetRetryable() {
+	if e := results[0].GetError(); e.GetRetryable() || e.GetCode() == string(fault.Unauthorized) {
 		return errorOfItem(e)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
@@ -68,6 +69,8 @@ type link struct {
 	end      context.CancelFunc // of the session; nil when there is none
 	heard    time.Time          // when the last answer came
 	closed   bool
+
+	authorization string // of the session
 }
 
 func newLink(conn *grpc.ClientConn, timeout time.Duration) *link {
@@ -76,10 +79,11 @@ func newLink(conn *grpc.ClientConn, timeout time.Duration) *link {
 	return l
 }
 
-// do has operations carried out, and returns when all have results, or none will.
-func (l *link) do(ctx context.Context, ops []*pb.Operation) ([]*pb.Result, error) {
+// do has operations carried out, and returns when all have results, or none will. A stream
+// that began with another authorization is ended: its calls are made again on the next.
+func (l *link) do(ctx context.Context, authorization string, ops []*pb.Operation) ([]*pb.Result, error) {
 	g := &group{ops: ops, results: make([]*pb.Result, len(ops)), left: len(ops), done: make(chan struct{})}
-	if err := l.submit(g); err != nil {
+	if err := l.submit(authorization, g); err != nil {
 		return nil, err
 	}
 	select {
@@ -91,7 +95,7 @@ func (l *link) do(ctx context.Context, ops []*pb.Operation) ([]*pb.Result, error
 	}
 }
 
-func (l *link) submit(g *group) error {
+func (l *link) submit(authorization string, g *group) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -100,9 +104,12 @@ func (l *link) submit(g *group) error {
 	for i := range g.ops {
 		l.waiting = append(l.waiting, entry{g, i})
 	}
+	if l.end != nil && l.authorization != authorization {
+		l.end()
+	}
 	if l.end == nil {
-		ctx, cancel := context.WithCancel(context.Background())
-		l.end, l.heard = cancel, time.Now()
+		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", authorization))
+		l.end, l.heard, l.authorization = cancel, time.Now(), authorization
 		l.running.Go(func() { l.session(ctx, cancel) })
 	}
 	l.work.Signal()

@@ -46,7 +46,8 @@ type AdminApp struct {
 	Grants  []string  `json:"grants"`
 	Secrets int       `json:"secrets"` // valid now
 	Created time.Time `json:"created"`
-	Rotated time.Time `json:"rotated"` // when the newest secret was made
+	Rotated time.Time `json:"rotated"`        // when the newest secret was made
+	Stale   bool      `json:"stale,omitzero"` // the key store is out of reach: this is what the node knows
 }
 
 // ChangeApp is the body of PATCH /admin/v1/apps/{name}. Each field that is given is

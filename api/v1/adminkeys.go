@@ -48,6 +48,7 @@ type AdminKey struct {
 	Rotated   time.Time         `json:"rotated,omitzero"` // when the newest version was made
 	LastUsed  time.Time         `json:"last_used,omitzero"`
 	Versions  []AdminKeyVersion `json:"versions,omitempty"`
+	Stale     bool              `json:"stale,omitzero"` // the key store is out of reach: this is what the node knows
 
 	Purpose    string      `json:"purpose"`
 	Exportable bool        `json:"exportable,omitzero"`

@@ -38,7 +38,8 @@ func (s *site) roots() *x509.CertPool {
 func (s *site) dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	s.t.Helper()
 	creds := credentials.NewTLS(&tls.Config{RootCAs: s.roots(), MinVersion: tls.VersionTLS13})
-	conn, err := grpc.NewClient("passthrough:///"+s.grpc, append(opts, grpc.WithTransportCredentials(creds))...)
+	opts = append(opts, grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	conn, err := grpc.NewClient("passthrough:///"+s.grpc, opts...)
 	if err != nil {
 		s.t.Fatal(err)
 	}

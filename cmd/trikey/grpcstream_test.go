@@ -20,8 +20,8 @@ import (
 	"github.com/trikey/trikey/sdk"
 )
 
-// operations are encryptions of n plaintexts, with ids from first on.
-func operations(first uint64, n, size int) *pb.DoRequest {
+// encryptions are encryptions of n plaintexts, with ids from first on.
+func encryptions(first uint64, n, size int) *pb.DoRequest {
 	m := &pb.DoRequest{}
 	for i := range uint64(n) {
 		m.Operations = append(m.Operations, &pb.Operation{
@@ -82,7 +82,7 @@ func TestGRPCStream(t *testing.T) {
 	t.Parallel()
 	s := openSite(t)
 	stream := s.do(t.Context())
-	few := operations(1, 3, 10)
+	few := encryptions(1, 3, 10)
 	for _, step := range []struct {
 		what string
 		do   func()
@@ -105,11 +105,11 @@ func TestGRPCStream(t *testing.T) {
 
 	s.createApp("other", "127.0.0.1/32", "keys=1-99;ops="+allOps)
 	stream = s.do(t.Context())
-	many := operations(1, 1001, 1)
+	many := encryptions(1, 1001, 1)
 	if got := outcome(t, many, exchange(t, stream, many)); got != "too_large" {
 		t.Errorf("1001 operations: %s", got)
 	}
-	mixed := operations(7, 2, 5)
+	mixed := encryptions(7, 2, 5)
 	mixed.Operations[1].Operation = &pb.Operation_Random{Random: &pb.RandomRequest{Bytes: 5}}
 	mixed.Operations = append(mixed.Operations, &pb.Operation{Id: 7})
 	out := exchange(t, stream, mixed).GetResults()
@@ -118,7 +118,7 @@ func TestGRPCStream(t *testing.T) {
 	}
 	// What was sent before the end is answered before the end.
 	for i := range uint64(20) {
-		if err := stream.Send(operations(100*i, 50, 100)); err != nil {
+		if err := stream.Send(encryptions(100*i, 50, 100)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -165,9 +165,9 @@ func TestGRPCOutOfOrder(t *testing.T) {
 	s := openSite(t)
 	stream := s.do(t.Context())
 	for range 100 {
-		large := operations(1, 1, 7<<20)
+		large := encryptions(1, 1, 7<<20)
 		large.Operations[0].GetEncrypt().Algorithm = "sm4-cbc-hmac-sm3"
-		for _, m := range []*pb.DoRequest{large, operations(2, 1, 1)} {
+		for _, m := range []*pb.DoRequest{large, encryptions(2, 1, 1)} {
 			if err := stream.Send(m); err != nil {
 				t.Fatal(err)
 			}
@@ -199,7 +199,7 @@ func TestGRPCSlowReader(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		for {
-			if err := stream.Send(operations(0, 100, 10<<10)); err != nil { // 1 MB
+			if err := stream.Send(encryptions(0, 100, 10<<10)); err != nil { // 1 MB
 				ended <- err
 				return
 			}
@@ -234,7 +234,7 @@ func TestGRPCShutdown(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { // more than the service reads at once: it is always in the middle
 		defer close(ended)
-		for n := uint64(0); stream.Send(operations(1000*n, 500, 2000)) == nil; n++ {
+		for n := uint64(0); stream.Send(encryptions(1000*n, 500, 2000)) == nil; n++ {
 		}
 	}()
 	for messages := 0; ; messages++ {

@@ -21,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/trikey/trikey/internal/memscan"
+	"github.com/trikey/trikey/internal/netlab"
 )
 
 // These tests drive the built command from outside: real processes, SoftHSM tokens,
@@ -30,14 +31,22 @@ import (
 // with places at which it can be made to die.
 var trikey, trikeyFailpoint string
 
+// binaries is set to the directory that has them.
+const binaries = "TRIKEY_TEST_BINARIES"
+
 func TestMain(m *testing.M) {
 	if pid := os.Getenv("TRIKEY_TEST_SCAN"); pid != "" {
 		os.Exit(scanMain(pid))
+	}
+	if dir := os.Getenv(binaries); dir != "" { // a test that was run anew, in namespaces
+		trikey, trikeyFailpoint = filepath.Join(dir, "trikey"), filepath.Join(dir, "trikey-failpoint")
+		os.Exit(m.Run())
 	}
 	dir, err := os.MkdirTemp("", "trikey-test-")
 	if err != nil {
 		panic(err)
 	}
+	_ = os.Setenv(binaries, dir)
 	trikey, trikeyFailpoint = filepath.Join(dir, "trikey"), filepath.Join(dir, "trikey-failpoint")
 	for _, args := range [][]string{{"-o", trikey}, {"-tags", "failpoint", "-o", trikeyFailpoint}} {
 		if out, err := exec.Command("go", append(append([]string{"build", "-buildvcs=false"}, args...), ".")...).CombinedOutput(); err != nil {
@@ -83,7 +92,8 @@ type site struct {
 	serve  *exec.Cmd
 	exited chan struct{} // closed when serve has ended
 	log    *bytes.Buffer
-	key    string // of the app that createApp made
+	on     *netlab.Host // where the service runs; nil: here
+	key    string       // of the app that createApp made
 	secret string
 }
 
@@ -106,15 +116,21 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	s.api, s.grpc, s.ops = "https://"+cfg.API.Listen, cfg.GRPC.Listen, "http://"+cfg.Ops.Listen
-	pem, err := os.ReadFile(s.path("ca.pem"))
+	s.trust(s.path("ca.pem"))
+	t.Cleanup(s.kill)
+	return s
+}
+
+// trust has the site's client take certificates of these authorities.
+func (s *site) trust(ca string) {
+	s.t.Helper()
+	pem, err := os.ReadFile(ca)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	s.client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
-	t.Cleanup(s.kill)
-	return s
 }
 
 func (s *site) path(name ...string) string { return filepath.Join(append([]string{s.dir}, name...)...) }
@@ -128,7 +144,11 @@ func (s *site) start(env ...string) {
 func (s *site) startBinary(binary string, env ...string) {
 	s.t.Helper()
 	s.log.Reset()
-	s.serve = exec.CommandContext(s.t.Context(), binary, "serve", "--config", s.path("trikey.yaml"))
+	command := exec.CommandContext
+	if s.on != nil {
+		command = s.on.Command
+	}
+	s.serve = command(s.t.Context(), binary, "serve", "--config", s.path("trikey.yaml"))
 	s.serve.Env = append(os.Environ(), env...)
 	s.serve.Stderr = s.log
 	if err := s.serve.Start(); err != nil {

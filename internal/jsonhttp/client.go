@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -20,19 +21,22 @@ const maxAnswer = 32 << 20
 // Marshal encodes a value that does not travel as a body.
 func Marshal(value any) ([]byte, error) { return json.Marshal(value) }
 
-// Do sends in as JSON, unless it is nil, and decodes the answer into out, unless
+// Do sends in as JSON, as a form where it is url.Values, unless it is nil, and decodes the answer into out, unless
 // that is nil. An answer that is a problem is returned as the fault it carries;
 // a server that cannot be reached is fault.Unavailable.
-func Do(ctx context.Context, c *http.Client, method, url string, header http.Header, in, out any) error {
+func Do(ctx context.Context, c *http.Client, method, address string, header http.Header, in, out any) error {
 	var body io.Reader
-	if in != nil {
+	media := ContentType
+	if form, ok := in.(url.Values); ok {
+		body, media = strings.NewReader(form.Encode()), curlDefault
+	} else if in != nil {
 		raw, err := json.Marshal(in)
 		if err != nil {
 			return err
 		}
 		body = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	req, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
 		return fault.Wrap(fault.BadRequest, err, "bad address")
 	}
@@ -40,7 +44,7 @@ func Do(ctx context.Context, c *http.Client, method, url string, header http.Hea
 		req.Header[name] = values
 	}
 	if in != nil {
-		req.Header.Set("Content-Type", ContentType)
+		req.Header.Set("Content-Type", media)
 	}
 	answer, _, err := Send(c, req)
 	if err != nil || out == nil {
@@ -85,6 +89,14 @@ func Open(c *http.Client, req *http.Request) (*http.Response, error) {
 	var p fault.Problem
 	if strings.HasPrefix(res.Header.Get("Content-Type"), fault.MediaType) && json.Unmarshal(body, &p) == nil {
 		return nil, p.Err()
+	}
+	// What fails at /oauth2 has a form of its own (RFC 6749 section 5.2).
+	var o struct {
+		Code        fault.Code `json:"code"`
+		Description string     `json:"error_description"`
+	}
+	if json.Unmarshal(body, &o) == nil && o.Code.Known() {
+		return nil, &fault.Error{Code: o.Code, Detail: o.Description}
 	}
 	return nil, fault.New(fault.Unavailable, "%s answered %s, not as a Trikey service does", req.URL.Host, res.Status)
 }

@@ -191,12 +191,15 @@ func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*Caller, er
 	case app == nil, match == 0, app.Disabled:
 		return nil, errUnauthorized
 	case !app.Whitelist.Allows(from):
-		return &Caller{App: app, Method: Basic}, notAllowed(from)
+		return &Caller{App: app, Method: Basic}, fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
 	}
 	return &Caller{App: app, Method: Basic}, nil
 }
 
-// Find returns the app of that name.
+// Entry is the name of an app's record.
+func Entry(name string) string { return appPrefix + name }
+
+// Find returns the app of that name, as it is known here.
 func (a *Apps) Find(name string) (*App, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()

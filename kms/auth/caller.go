@@ -1,5 +1,7 @@
 package auth
 
+import "github.com/trikey/trikey/kms/token"
+
 // Method is a way in which a caller shows which app it is.
 type Method string
 
@@ -12,4 +14,5 @@ const (
 type Caller struct {
 	*App
 	Method Method
+	Token  *token.Token // of the method Bearer: it narrows what the app may do; nil otherwise
 }

@@ -141,13 +141,14 @@ func (g Grants) Allows(op Op, index uint32) bool { return g[op].Contains(index) 
 
 // Sees reports whether any operation on the key is granted.
 func (g Grants) Sees(index uint32) bool {
-	return slices.ContainsFunc(ops, func(op Op) bool { return g.Allows(op, index) })
+	return AnyOp(func(op Op) bool { return g.Allows(op, index) })
 }
 
-// SeesAll reports whether some operation is granted on every key.
-func (g Grants) SeesAll() bool {
-	return slices.ContainsFunc(ops, func(op Op) bool { return g[op].All() })
-}
+// AnyOp reports whether f is true of some operation.
+func AnyOp(f func(Op) bool) bool { return slices.ContainsFunc(ops, f) }
+
+// Ops returns every operation that can be granted.
+func Ops() []Op { return slices.Clone(ops) }
 
 // Add returns the grants with those of more added.
 func (g Grants) Add(more Grants) Grants { return g.merge(more, Ranges.Add) }
@@ -214,7 +215,7 @@ func ParseGrants(rule string) (Grants, error) {
 	}
 	g := Grants{}
 	for _, name := range names {
-		expanded, err := expand(strings.TrimSpace(name))
+		expanded, err := ParseOp(strings.TrimSpace(name))
 		if err != nil {
 			return nil, err
 		}
@@ -225,7 +226,8 @@ func ParseGrants(rule string) (Grants, error) {
 	return g, nil
 }
 
-func expand(name string) ([]Op, error) {
+// ParseOp reads the name of an operation; reencrypt stands for both of its ends.
+func ParseOp(name string) ([]Op, error) {
 	switch op := Op(name); {
 	case name == "reencrypt":
 		return []Op{ReencryptFrom, ReencryptTo}, nil

@@ -68,7 +68,7 @@ func TestGrants(t *testing.T) {
 		return g
 	}
 	var none policy.Grants
-	if none.Allows(policy.Encrypt, 1) || none.Sees(1) || none.SeesAll() {
+	if none.Allows(policy.Encrypt, 1) || none.Sees(1) || policy.AnyOp(func(op policy.Op) bool { return none[op].All() }) {
 		t.Error("no grant allows something")
 	}
 	g := parse("keys=1-9;ops=encrypt,decrypt").Add(parse("ops=reencrypt;keys=5"))

@@ -19,15 +19,18 @@ import (
 )
 
 const callerHelp = `
-The caller is an app: TRIKEY_APP_KEY and TRIKEY_APP_SECRET_FILE say which. The service
+The caller is an app: TRIKEY_APP_KEY and TRIKEY_APP_SECRET_FILE say which; or whoever
+the token in the file TRIKEY_TOKEN_FILE was made for. The service
 is at TRIKEY_ADDR (https://host:port) with the authorities of TRIKEY_CACERT, or where
 the configuration says.`
 
 // client returns the SDK's client for the app that the environment names.
 func (o *options) client() (*sdk.Client, error) {
 	cfg := sdk.Config{AppKey: os.Getenv("TRIKEY_APP_KEY"), AppSecretFile: os.Getenv("TRIKEY_APP_SECRET_FILE"), CAFile: os.Getenv("TRIKEY_CACERT")}
-	if cfg.AppKey == "" || cfg.AppSecretFile == "" {
-		return nil, fault.New(fault.Unauthorized, "no app is named: set TRIKEY_APP_KEY, and TRIKEY_APP_SECRET_FILE to the file with its AppSecret")
+	if cfg.TokenFile = os.Getenv("TRIKEY_TOKEN_FILE"); cfg.TokenFile != "" {
+		cfg.AppKey, cfg.AppSecretFile = "", ""
+	} else if cfg.AppKey == "" || cfg.AppSecretFile == "" {
+		return nil, fault.New(fault.Unauthorized, "no app is named: set TRIKEY_APP_KEY, and TRIKEY_APP_SECRET_FILE to the file with its AppSecret, or TRIKEY_TOKEN_FILE to one with a token")
 	}
 	if addr := os.Getenv("TRIKEY_ADDR"); addr != "" && o.config == "" {
 		cfg.Addresses = strings.Split(addr, ",")

@@ -85,7 +85,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 		}
 		return nil
 	}
-	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newStore(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
+	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newToken(o), newStore(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
 		newInspect(o), newAudit(o), newDoctor(o), newDemo(), newVersion(o))
 	o.track(root)
 	return root

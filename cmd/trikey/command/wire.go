@@ -27,6 +27,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/record"
+	"github.com/trikey/trikey/kms/token"
 )
 
 // node is everything that one process has: this file alone knows which
@@ -190,6 +191,10 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	tokens, err := newTokens(cfg)
+	if err != nil {
+		return n, err
+	}
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
@@ -197,9 +202,16 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 		return n, err
 	}
 	n.service = kms.New(kms.Config{
-		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward,
+		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward, Tokens: tokens,
 	})
 	return n, n.openDesk(ctx, cfg)
+}
+
+// newTokens says how tokens are issued.
+func newTokens(cfg *config.Config) (token.Config, error) {
+	c := cfg.Tokens
+	t := token.Config{Issuer: cfg.TokenIssuer(), Audience: c.Audience, Key: c.Key, AppTTL: c.AppTTL, UserTTL: c.UserTTL, AdminTTL: c.AdminTTL}.Filled()
+	return t, t.Check()
 }
 
 // openStore opens the store that a configuration names; path is that of a file.

@@ -32,6 +32,7 @@ type Config struct {
 	Machine Machine `yaml:"machine"`
 	Store   Store   `yaml:"store"`
 	Audit   Audit   `yaml:"audit"`
+	Tokens  Tokens  `yaml:"tokens"`
 	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 

@@ -18,6 +18,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/trikey/trikey/internal/netlab"
 )
 
 // Installed is the etcd of the system's packages (Debian: etcd-server), the oldest that
@@ -62,9 +64,31 @@ type Member struct {
 	Endpoint string
 	t        testing.TB
 	tls      *Files
+	name     string
+	peer     string // URL
+	dir      string // of its data
+	run      func(ctx context.Context, name string, args ...string) *exec.Cmd
 	args     []string
 	cmd      *exec.Cmd
 	log      *os.File
+}
+
+// place is where a member listens.
+type place struct{ client, peer string }
+
+func (c Config) places(t testing.TB, n int) (all []place) {
+	t.Helper()
+	if len(c.Hosts) > 0 {
+		for _, h := range c.Hosts {
+			all = append(all, place{h.Addr + ":2379", h.Addr + ":2380"})
+		}
+		return all
+	}
+	ports := freePorts(t, 2*n)
+	for i := range n {
+		all = append(all, place{fmt.Sprint("127.0.0.1:", ports[2*i]), fmt.Sprint("127.0.0.1:", ports[2*i+1])})
+	}
+	return all
 }
 
 // Cluster is some members.
@@ -76,6 +100,9 @@ type Config struct {
 	Members int      // one when zero
 	TLS     *Files   // clients must show a certificate; plain when nil
 	Flags   []string // added to each member's
+
+	// Hosts are where the members run, one each; on loopback when empty.
+	Hosts []*netlab.Host
 }
 
 // Start runs a cluster, and waits until it has a leader.
@@ -88,17 +115,20 @@ func Start(t testing.TB, cfg Config) Cluster {
 		flags = append(flags, "--client-cert-auth", "--trusted-ca-file", f.CA, "--cert-file", f.Server, "--key-file", f.ServerKey)
 	}
 	dir := t.TempDir()
-	ports := freePorts(t, 2*n)
+	at := cfg.places(t, n)
 	cluster := make(Cluster, n)
 	var initial []string
 	for i := range cluster {
-		initial = append(initial, fmt.Sprintf("m%d=http://127.0.0.1:%d", i, ports[2*i+1]))
+		initial = append(initial, fmt.Sprintf("m%d=http://%s", i, at[i].peer))
 	}
 	for i := range cluster {
-		client, peer := fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports[2*i]), fmt.Sprintf("http://127.0.0.1:%d", ports[2*i+1])
-		m := &Member{Endpoint: client, t: t, tls: cfg.TLS}
+		client, peer := scheme+"://"+at[i].client, "http://"+at[i].peer
+		m := &Member{Endpoint: client, t: t, tls: cfg.TLS, name: fmt.Sprint("m", i), peer: peer, dir: filepath.Join(dir, fmt.Sprint("m", i)), run: exec.CommandContext}
+		if len(cfg.Hosts) > 0 {
+			m.run = cfg.Hosts[i].Command
+		}
 		m.args = append([]string{
-			cfg.Binary, "--name", fmt.Sprint("m", i), "--data-dir", filepath.Join(dir, fmt.Sprint("m", i)),
+			cfg.Binary, "--name", m.name, "--data-dir", m.dir,
 			"--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
 			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-token", filepath.Base(dir),
@@ -163,7 +193,7 @@ func (c Cluster) Wait() {
 // Start runs the member, again after Kill.
 func (m *Member) Start() {
 	m.t.Helper()
-	cmd := exec.CommandContext(context.Background(), m.args[0], m.args[1:]...)
+	cmd := m.run(context.Background(), m.args[0], m.args[1:]...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // no ETCD_ settings of whoever runs the test
 	cmd.Stdout, cmd.Stderr = m.log, m.log
 	// A test that dies leaves no etcd behind.
@@ -181,6 +211,60 @@ func (m *Member) Kill() {
 		_ = m.cmd.Wait()
 		m.cmd = nil
 	}
+}
+
+// Refill replaces a member that was killed, data and all, by an empty one of the same
+// name: the others fill it. They must have a quorum.
+func (c Cluster) Refill(m *Member) {
+	m.t.Helper()
+	client := c.Client(m.t)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	defer cancel()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, other := range list.Members {
+		if other.Name == m.name {
+			if _, err := client.MemberRemove(ctx, other.ID); err != nil {
+				m.t.Fatal(err)
+			}
+		}
+	}
+	for {
+		_, err := client.MemberAdd(ctx, []string{m.peer})
+		if err == nil {
+			break
+		}
+		// A cluster that has just lost a member takes no new one for some seconds
+		// (etcd's strict reconfiguration check).
+		select {
+		case <-ctx.Done():
+			m.t.Fatal(err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	if err := os.RemoveAll(m.dir); err != nil {
+		m.t.Fatal(err)
+	}
+	for i, arg := range m.args {
+		if arg == "--initial-cluster-state" {
+			m.args = append(m.args[:i:i], m.args[i+2:]...)
+			break
+		}
+	}
+	m.args = append(m.args, "--initial-cluster-state", "existing")
+	m.Start()
+}
+
+// Well reports whether the member itself answers, with a quorum, in that time.
+func (m *Member) Well(wait time.Duration) bool {
+	client := Cluster{m}.Client(m.t)
+	defer func() { _ = client.Close() }()
+	ctx, cancel := context.WithTimeout(m.t.Context(), wait)
+	defer cancel()
+	_, err := client.Get(ctx, "ready")
+	return err == nil
 }
 
 // Signal sends the member a signal: SIGSTOP makes it hang.

@@ -24,14 +24,20 @@ type Files struct {
 	authority         *x509.Certificate
 	authorityKey      *ecdsa.PrivateKey
 	dir               string
+	addresses         []net.IP
 	serial            int64
 	from, until       time.Time
 }
 
-// NewFiles makes them, in the test's directory.
-func NewFiles(t testing.TB) *Files {
+// NewFiles makes them, in the test's directory. They are good for loopback and the
+// addresses given.
+func NewFiles(t testing.TB, addresses ...string) *Files {
 	t.Helper()
-	f := &Files{dir: t.TempDir(), from: time.Now().Add(-time.Hour), until: time.Now().Add(24 * time.Hour)}
+	ips := []net.IP{net.IPv4(127, 0, 0, 1)}
+	for _, a := range addresses {
+		ips = append(ips, net.ParseIP(a))
+	}
+	f := &Files{addresses: ips, dir: t.TempDir(), from: time.Now().Add(-time.Hour), until: time.Now().Add(24 * time.Hour)}
 	f.CA, _ = f.issue(t, "ca")
 	f.Server, f.ServerKey = f.issue(t, "server")
 	f.Client, f.ClientKey = f.issue(t, "client")
@@ -49,7 +55,7 @@ func (f *Files) issue(t testing.TB, name string) (cert, keyFile string) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(f.serial), Subject: pkix.Name{CommonName: name}, NotBefore: f.from, NotAfter: f.until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
+		IPAddresses: f.addresses, BasicConstraintsValid: true,
 	}
 	if f.authority == nil {
 		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign

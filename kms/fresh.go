@@ -1,0 +1,87 @@
+package kms
+
+import (
+	"context"
+	"errors"
+
+	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/record"
+)
+
+// The data plane serves from memory, which is behind the store by as long as a change
+// takes to arrive. Management reads the store itself: whoever was told that a change is
+// made finds it made at every node.
+
+// ReadKey returns a key as the store has it, and true; or, where the store is out of reach,
+// as this node knows it, and false.
+func (s *Service) ReadKey(ctx context.Context, ref string) (k *Key, fresh bool, err error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, false, err
+	}
+	switch err := s.readKey(ctx, l, ref); {
+	case errors.Is(err, keystore.ErrUnavailable):
+	case errors.Is(err, keystore.ErrNotFound):
+		return nil, true, noKey(ref)
+	case err != nil:
+		return nil, false, err
+	default:
+		fresh = true
+	}
+	k, err = s.FindKey(ref)
+	return k, fresh, err
+}
+
+func (s *Service) readKey(ctx context.Context, l *loaded, ref string) (err error) {
+	index, isIndex := parseIndex(ref)
+	if !isIndex {
+		if index, err = s.readName(ctx, ref); err != nil {
+			return err
+		}
+	}
+	return s.read(ctx, l, keyEntry(index))
+}
+
+// readName returns the index that has a name.
+func (s *Service) readName(ctx context.Context, name string) (uint32, error) {
+	if !keyName.MatchString(name) {
+		return 0, keystore.ErrNotFound
+	}
+	if s.Degraded() != nil {
+		return 0, keystore.ErrUnavailable
+	}
+	r, err := s.keep.Get(ctx, namePrefix+name)
+	if err != nil {
+		return 0, err
+	}
+	var index uint32
+	return index, r.Decode(&index)
+}
+
+// ReadApp is for an app what ReadKey is for a key.
+func (s *Service) ReadApp(ctx context.Context, name string) (app *auth.App, fresh bool, err error) {
+	l, err := s.serving()
+	if err != nil {
+		return nil, false, err
+	}
+	err = s.read(ctx, l, auth.Entry(name))
+	if err != nil && !errors.Is(err, keystore.ErrUnavailable) && !errors.Is(err, keystore.ErrNotFound) {
+		return nil, false, err
+	}
+	fresh = !errors.Is(err, keystore.ErrUnavailable)
+	app, err = l.apps.Find(name)
+	return app, fresh, err
+}
+
+// read takes a record in as it is now. A store that is known to be away is not waited for.
+func (s *Service) read(ctx context.Context, l *loaded, name string) error {
+	if err := s.Degraded(); err != nil {
+		return keystore.ErrUnavailable
+	}
+	r, err := s.keep.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	return l.apply(record.Event{Record: r})
+}
