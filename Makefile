@@ -53,8 +53,8 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 	done; \
 	[ $$found -gt 0 ] || { echo "no fuzz target found"; exit 1; }
 
-bench: build ## benchmarks beside the code, then the service from outside
-	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./keystore/bolt ./api
+bench: build test-deps ## benchmarks beside the code, then the service from outside
+	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api
 	$(GO) run ./cmd/trikey-bench
 
 proto: ## write the Go code of every .proto file anew; it is committed (needs protobuf-compiler)
@@ -82,13 +82,17 @@ deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu
 	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
 	$(install)
 
-test-deps: deps ## install the software TPM, etcd and network tools of the tests too
+test-deps: deps ## install what the tests drive too: a software TPM, etcd, network tools, OpenSSL, Node's library for signed requests
 	@need=; \
 	command -v etcd >/dev/null || need=etcd-server; \
 	command -v swtpm >/dev/null || need="$$need swtpm"; \
 	{ command -v ip && command -v tc; } >/dev/null || need="$$need iproute2"; \
 	[ -n "$$(ls $${TRIKEY_TPM2_PKCS11_MODULE:-/usr/lib/*/libtpm2_pkcs11.so.1} 2>/dev/null)" ] || need="$$need libtpm2-pkcs11-1"; \
+	command -v openssl >/dev/null || need="$$need openssl"; \
+	command -v node >/dev/null || need="$$need nodejs"; \
+	command -v npm >/dev/null || need="$$need npm"; \
 	$(install)
+	@cd cmd/trikey/testdata/node && { npm ls >/dev/null 2>&1 || npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; }
 
 clean: ## remove what make made
 	rm -rf bin .run

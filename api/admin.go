@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -54,6 +53,9 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
 	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
 	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
+	r.Post("/admin/v1/apps/{app}/drop-secret", jsonhttp.Handle(maxAdminBody, a.dropSecret))
+	r.Post("/admin/v1/apps/{app}/certificates", jsonhttp.Handle(maxAdminBody, a.addCertificate))
+	r.Delete("/admin/v1/apps/{app}/certificates/{spki}", jsonhttp.Handle(maxAdminBody, a.removeCertificate))
 	return r
 }
 
@@ -111,7 +113,11 @@ func (a admin) createApp(r *http.Request, in v1.NewApp) (v1.Credentials, error) 
 		}
 		grants = grants.Add(g)
 	}
-	c, err := apps.Create(r.Context(), in.Name, allow, grants, time.Now())
+	valid, err := validity(in.Expires)
+	if err != nil {
+		return v1.Credentials{}, err
+	}
+	c, err := apps.Create(r.Context(), in.Name, allow, grants, valid)
 	logged(r, "app created", in.Name, err)
 	return credentials(c, err)
 }
@@ -134,7 +140,7 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 	}
 	out := v1.Batch[v1.AdminApp]{Items: []v1.AdminApp{}}
 	for _, app := range apps.List() {
-		out.Items = append(out.Items, adminApp(app))
+		out.Items = append(out.Items, adminApp(apps, app))
 	}
 	return out, nil
 }
@@ -144,33 +150,13 @@ func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	out := adminApp(app)
-	out.Stale = !fresh
-	return out, nil
-}
-
-func adminApp(app *auth.App) v1.AdminApp {
-	out := v1.AdminApp{
-		Name: app.Name, AppKey: app.AppKey, State: "active", AllowIP: []string{}, Grants: app.Grants.Strings(),
-		Secrets: len(app.Secrets), Created: app.Created, Rotated: app.Secrets[len(app.Secrets)-1].Created,
-	}
-	if app.Disabled {
-		out.State = "disabled"
-	}
-	for _, p := range app.Whitelist {
-		out.AllowIP = append(out.AllowIP, p.String())
-	}
-	return out
-}
-
-func (a admin) rotateSecret(r *http.Request, _ jsonhttp.None) (v1.Credentials, error) {
 	apps, err := a.service.Apps()
 	if err != nil {
-		return v1.Credentials{}, err
+		return v1.AdminApp{}, err
 	}
-	c, err := apps.RotateSecret(r.Context(), chi.URLParam(r, "app"), time.Now())
-	logged(r, "app secret rotated", c.Name, err)
-	return credentials(c, err)
+	out := adminApp(apps, app)
+	out.Stale = !fresh
+	return out, nil
 }
 
 func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) {
@@ -183,7 +169,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return adminApp(app), nil
+	return adminApp(apps, app), nil
 }
 
 func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {

@@ -138,8 +138,8 @@ func (s *server) recordFailure(op string, r *request, err error) error {
 	e := audit.Event{Op: op, Address: s.clientAddr(r.Request).String(), Outcome: string(code)}
 	if r.caller != nil {
 		e.Actor = r.caller.Name
-	} else if claimed, _, ok := r.BasicAuth(); ok && appKeyForm.MatchString(claimed) {
-		e.Actor = claimed
+	} else if name := claimed(r.Request); appKeyForm.MatchString(name) {
+		e.Actor = name
 	}
 	if failed := s.cfg.Audit.Failure(e); failed != nil {
 		return failed

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -11,7 +12,8 @@ import (
 )
 
 // bearer returns the caller of a request that has a token (RFC 6750 section 2.1).
-func (s *server) bearer(r *http.Request, apps *auth.Apps, compact string) (*auth.Caller, error) {
+func (s *server) bearer(r *http.Request, apps *auth.Apps, from netip.Addr) (*auth.Caller, error) {
+	compact, _ := bearerToken(r)
 	tokens, err := s.cfg.Service.Tokens()
 	if err != nil {
 		return nil, err
@@ -20,7 +22,7 @@ func (s *server) bearer(r *http.Request, apps *auth.Apps, compact string) (*auth
 	if err != nil {
 		return nil, err
 	}
-	return apps.Admit(t, s.clientAddr(r))
+	return apps.Admit(t, from)
 }
 
 // bearerToken returns the token of a request that has one.
@@ -29,13 +31,9 @@ func bearerToken(r *http.Request) (compact string, ok bool) {
 	return strings.TrimLeft(compact, " "), strings.EqualFold(scheme, "Bearer")
 }
 
-// checkCredentials refuses what no careful client sends: a token in the address, where
-// logs and proxies keep it (RFC 9700 section 4.3.2), and two sets of credentials, of which
-// a proxy may have judged the other one.
-func checkCredentials(r *http.Request) error {
-	if len(r.Header["Authorization"]) > 1 {
-		return fault.New(fault.BadRequest, "there are several Authorization headers; send one")
-	}
+// checkAddress refuses what no careful client sends: a token in the address, where logs
+// and proxies keep it (RFC 9700 section 4.3.2).
+func checkAddress(r *http.Request) error {
 	if r.URL.RawQuery != "" && r.URL.Query().Has("access_token") {
 		return fault.New(fault.BadRequest, "a token in the address is not taken, and may be in logs now: revoke it, and send it as Authorization: Bearer")
 	}

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/trikey/trikey/api"
 	"github.com/trikey/trikey/hsm"
@@ -58,7 +57,7 @@ func newCaller(t testing.TB) *caller {
 		t.Fatal(err)
 	}
 	// 192.0.2.1 is where httptest's requests come from, 127.0.0.1 those over gRPC.
-	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("127.0.0.1/32")}, grants, time.Now())
+	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("127.0.0.1/32")}, grants, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/httpsig"
 	"github.com/trikey/trikey/kms/auth"
 )
 
@@ -19,25 +20,85 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkCredentials(r); err != nil {
+	if err := checkAddress(r); err != nil {
 		return nil, err
 	}
 	from := s.clientAddr(r)
-	var caller *auth.Caller
-	if compact, ok := bearerToken(r); ok {
-		caller, err = s.bearer(r, apps, compact)
-	} else if appKey, secret, ok := r.BasicAuth(); ok {
-		caller, err = apps.Authenticate(appKey, secret, from)
-	} else {
+	method, err := presented(r)
+	if err != nil {
 		s.cfg.Metrics.authFailure("missing")
-		return nil, fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, or a token as Authorization: Bearer")
+		return nil, err
 	}
+	caller, err := s.recognise(r, apps, method, from)
 	if err != nil {
 		code := fault.CodeOf(err)
 		s.cfg.Metrics.authFailure(string(code))
-		slog.WarnContext(r.Context(), "authentication failed", "code", string(code), "address", from, "path", r.URL.Path)
+		slog.WarnContext(r.Context(), "authentication failed", "code", string(code), "method", string(method), "address", from, "path", r.URL.Path)
 	}
 	return caller, err
+}
+
+// presented returns which kind of credential a request has. Two of them are none: which
+// one counts would be for whoever stands between to choose. A client certificate belongs
+// to the connection, and is the credential of requests that have none of their own.
+func presented(r *http.Request) (auth.Method, error) {
+	authorization := r.Header.Values("Authorization")
+	signed := httpsig.Present(r)
+	switch {
+	case len(authorization) > 1 || len(authorization) == 1 && signed:
+		return "", fault.New(fault.Unauthorized, "more than one credential; send one Authorization, or a signature, and not both")
+	case signed:
+		return auth.Signature, nil
+	case len(authorization) == 1:
+		scheme, _, _ := strings.Cut(authorization[0], " ")
+		switch {
+		case strings.EqualFold(scheme, "Basic"):
+			return auth.Basic, nil
+		case strings.EqualFold(scheme, "Bearer"):
+			return auth.Bearer, nil
+		}
+		return "", fault.New(fault.Unauthorized, "the Authorization scheme is not one that is taken here; send the AppKey and AppSecret as HTTP Basic authentication, "+
+			"or a token as Bearer")
+	case certificate(r) != nil:
+		return auth.Certificate, nil
+	}
+	return "", fault.New(fault.Unauthorized, "no credentials; send the AppKey and AppSecret as HTTP Basic authentication, or a token as Authorization: Bearer, "+
+		"sign the request, or connect with a client certificate")
+}
+
+// recognise finds the app by the credential of that kind, and by no other when it fails.
+func (s *server) recognise(r *http.Request, apps *auth.Apps, method auth.Method, from netip.Addr) (caller *auth.Caller, err error) {
+	switch method {
+	case auth.Certificate:
+		return s.certified(r, apps, from)
+	case auth.Signature:
+		caller, err = s.signed(r, apps, from)
+	case auth.Bearer:
+		caller, err = s.bearer(r, apps, from)
+	default:
+		appKey, secret, ok := r.BasicAuth()
+		if !ok {
+			return nil, fault.New(fault.Unauthorized, "the Authorization is not HTTP Basic authentication (RFC 7617): base64 of AppKey:AppSecret")
+		}
+		caller, err = apps.Authenticate(appKey, secret, from)
+	}
+	if err != nil {
+		return caller, err
+	}
+	return caller, sameApp(r, apps, caller)
+}
+
+// claimed is the AppKey that a request names, whoever makes it.
+func claimed(r *http.Request) string {
+	if name, _, ok := r.BasicAuth(); ok {
+		return name
+	}
+	if httpsig.Present(r) {
+		if signature, err := httpsig.Parse(r); err == nil {
+			return signature.KeyID
+		}
+	}
+	return ""
 }
 
 // clientAddr returns the address that the request came from: that of the

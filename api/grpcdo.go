@@ -53,7 +53,7 @@ func doHandler(srv any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	d := &doStream{grpcServer: g, stream: stream, request: request{Request: grpcRequest(ctx, method)}, slots: make(chan struct{}, doSlots)}
 	start := time.Now()
-	if err := g.admit(opDo, &d.request); err != nil {
+	if err := g.enter(opDo, &d.request); err != nil {
 		g.cfg.Metrics.observe(opDo, err, &d.request, time.Since(start))
 		return grpcStatus(ctx, method, public(err))
 	}
@@ -207,16 +207,19 @@ func (d *doStream) operations(r *request, in *pb.DoRequest) (*pb.DoResponse, err
 	return out, nil
 }
 
-// again looks at the caller anew.
+// again looks at the caller anew: at its secret or certificate too. A token is not verified
+// again, but must not have ended.
 func (d *doStream) again(r *request) error {
 	if err := d.cfg.Audit.Ready(); err != nil {
 		return err
 	}
-	now, err := d.cfg.Service.Again(r.caller, d.clientAddr(r.Request))
+	now, err := r.caller, error(nil)
+	if r.caller.Token == nil {
+		now, err = d.identify(r.Request)
+	} else if now, err = d.cfg.Service.Again(r.caller, d.clientAddr(r.Request)); err != nil && !fault.CodeOf(err).Retryable() {
+		d.cfg.Metrics.authFailure(string(fault.CodeOf(err)))
+	}
 	if err != nil {
-		if code := fault.CodeOf(err); !code.Retryable() {
-			d.cfg.Metrics.authFailure(string(code))
-		}
 		return d.recordFailure(opDo, r, err)
 	}
 	r.caller = now

@@ -11,6 +11,7 @@ import (
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/httpsig"
 	"github.com/trikey/trikey/kms"
 )
 
@@ -76,7 +77,7 @@ func (g *grpcServer) serve(op string, stream grpc.ServerStream, serve func(*requ
 
 // audited serves a request that is recorded before it is answered.
 func (g *grpcServer) audited(op string, r *request, serve func(*request) (proto.Message, error)) (proto.Message, error) {
-	if err := g.admit(op, r); err != nil {
+	if err := g.enter(op, r); err != nil {
 		return nil, err
 	}
 	out, err := serve(r)
@@ -84,6 +85,17 @@ func (g *grpcServer) audited(op string, r *request, serve func(*request) (proto.
 		return nil, failed
 	}
 	return out, err
+}
+
+// enter admits a caller. What HTTP signs has a body; a message of gRPC is none, and a
+// signature that does not cover it would vouch for nothing.
+func (g *grpcServer) enter(op string, r *request) error {
+	if httpsig.Present(r.Request) {
+		g.cfg.Metrics.authFailure(string(fault.SignatureInvalid))
+		return g.recordFailure(op, r, fault.New(fault.SignatureInvalid, "requests are signed over HTTP alone; "+
+			"call with the AppKey and AppSecret, a token, or a client certificate"))
+	}
+	return g.admit(op, r)
 }
 
 // wipe erases what an answer has of a data key.

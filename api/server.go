@@ -34,10 +34,19 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 
 	Audit *audit.Log // nil records nothing
+
+	Now func() time.Time // time.Now when nil
 }
 
 type server struct {
 	cfg Config
+}
+
+func (s *server) now() time.Time {
+	if s.cfg.Now == nil {
+		return time.Now()
+	}
+	return s.cfg.Now()
 }
 
 // New returns the handler of the data plane.
@@ -116,7 +125,7 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 		req := &request{Request: r, w: w, in: w}
 		err := s.audited(op, req, serve)
 		if err != nil && !req.begun {
-			if fault.CodeOf(err) == fault.Unauthorized {
+			if fault.CodeOf(err).Status() == http.StatusUnauthorized {
 				challenge(w, r)
 			}
 			jsonhttp.Error(w, r, public(err))

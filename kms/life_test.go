@@ -298,7 +298,7 @@ func TestPolicyOfKeys(t *testing.T) {
 		if err := grant("other", bad); !errors.Is(err, fault.Forbidden) {
 			t.Errorf("%s: %v", bad, err)
 		}
-		if _, err := apps.Create(ctx, "third", nil, grants(t, bad), time.Now()); !errors.Is(err, fault.Forbidden) {
+		if _, err := apps.Create(ctx, "third", nil, grants(t, bad), 0); !errors.Is(err, fault.Forbidden) {
 			t.Errorf("a new app with %s: %v", bad, err)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/hsmtest"
@@ -123,7 +122,7 @@ func TestRotateRootUnderLoad(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = apps.Create(ctx, fmt.Sprintf("app-%d", i), nil, nil, time.Now())
+		_, err = apps.Create(ctx, fmt.Sprintf("app-%d", i), nil, nil, 0)
 		return err
 	})
 	var last hsm.Root

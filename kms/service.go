@@ -26,6 +26,7 @@ import (
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lease"
+	"github.com/trikey/trikey/kms/nonce"
 	"github.com/trikey/trikey/kms/record"
 	"github.com/trikey/trikey/kms/token"
 )
@@ -81,6 +82,7 @@ type loaded struct {
 	apps   *auth.Apps
 	ranges ranges
 	tokens *token.Authority
+	nonces *nonce.Ledger
 	stop   context.CancelFunc // ends the watch and the steward
 	done   chan struct{}      // closed when the watch has ended
 	left   chan struct{}      // closed when the steward has
@@ -151,7 +153,7 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
-	l.apps = auth.New(s.keep, l.keys.grantable)
+	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from := int64(math.MaxInt64)
 	for _, part := range []struct {
@@ -164,8 +166,14 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		}
 		from = min(from, revision)
 	}
+	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
+	used, err := l.nonces.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
 	follow, stop := context.WithCancel(context.Background())
 	l.stop = stop
+	s.followers.Go(func() { l.nonces.Run(follow, used, s.cfg.StoreCheck) })
 	s.followers.Go(func() { s.follow(follow, l, from) })
 	s.followers.Go(func() {
 		defer close(l.left)
@@ -268,6 +276,16 @@ func (s *Service) serving() (*loaded, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.loaded, s.why
+}
+
+// ClaimNonce uses a nonce of an app, which on all nodes nobody can use again for ten
+// minutes: kms/nonce.
+func (s *Service) ClaimNonce(ctx context.Context, appKey, value string) error {
+	l, err := s.serving()
+	if err != nil {
+		return err
+	}
+	return l.nonces.Claim(ctx, appKey, value)
 }
 
 // Apps returns the registry of apps.

@@ -64,7 +64,7 @@ func (s *site) app(service *kms.Service, name string) auth.Credentials {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	c, err := apps.Create(s.t.Context(), name, policy.Whitelist{netip.MustParsePrefix("127.0.0.1/32")}, nil, time.Now())
+	c, err := apps.Create(s.t.Context(), name, policy.Whitelist{netip.MustParsePrefix("127.0.0.1/32")}, nil, 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestAppsFollow(t *testing.T) {
 	}
 	var newest auth.Credentials
 	for range 2 {
-		if newest, err = apps.RotateSecret(t.Context(), "im", time.Now()); err != nil {
+		if newest, err = apps.RotateSecret(t.Context(), "im", 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -215,8 +215,10 @@ const lastFlush = 5 * time.Second
 func (s *Service) keepHouse(ctx context.Context, l *loaded) {
 	ticker := time.NewTicker(s.cfg.TendEvery)
 	defer ticker.Stop()
+	told := reminders{}
 	for next := true; ; {
 		if next {
+			s.remind(l, told)
 			done, err := s.tend(ctx, l)
 			if err != nil && ctx.Err() == nil {
 				s.cfg.Log.Error("what is due was not all done; it is tried again", "rotated", done.Rotated, "destroyed", done.Destroyed, "error", err)

@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/httpsig"
 	"github.com/trikey/trikey/internal/jsonhttp"
 )
 
@@ -53,6 +54,13 @@ type Config struct {
 	// somebody else keeps fresh; then there is no AppKey.
 	Tokens    bool
 	TokenFile string
+	// Sign has requests signed by the AppSecret (RFC 9421) in place of sending it. Streams
+	// cannot be signed.
+	Sign bool
+
+	// CertFile and KeyFile are a TLS client certificate and its key, in PEM. With them, and
+	// no AppKey, the certificate is the credential.
+	CertFile, KeyFile string
 
 	// CAFile is the PEM file of the authorities that sign the service's
 	// certificates; RootCAs the same in memory. Without either, the system's.
@@ -84,6 +92,7 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 type Client struct {
 	addresses   []string
 	credentials credentials
+	signs       bool
 	http        *http.Client
 	rpc         *links // nil without gRPC
 	timeout     time.Duration
@@ -114,6 +123,12 @@ func New(cfg Config) (*Client, error) {
 		}
 		addresses[i] = strings.TrimSuffix(a, "/")
 	}
+	if cfg.Sign && (cfg.Tokens || cfg.TokenFile != "") {
+		return nil, fault.New(fault.BadRequest, "sdk: a request is signed or has a token, not both; set Sign, or Tokens or TokenFile")
+	}
+	if cfg.Sign && len(cfg.GRPC) > 0 {
+		return nil, fault.New(fault.BadRequest, "sdk: requests are signed over HTTP alone; set Sign or GRPC, not both")
+	}
 	secret, err := cfg.secret()
 	if err != nil {
 		return nil, err
@@ -142,7 +157,13 @@ func New(cfg Config) (*Client, error) {
 		DialContext:        (&net.Dialer{Timeout: cfg.Timeout}).DialContext,
 		DisableCompression: true,
 	}
-	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}}
+	if transport.TLSClientConfig.Certificates, err = cfg.certificates(); err != nil {
+		return nil, err
+	}
+	c := &Client{addresses: addresses, timeout: cfg.Timeout, http: &http.Client{Transport: transport}, signs: cfg.Sign}
+	if cfg.Sign {
+		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
+	}
 	c.credentials = cfg.credentials(secret, c)
 	c.rpc, err = newLinks(&cfg, config, c.credentials)
 	return c, err
@@ -242,11 +263,11 @@ func pause(ctx context.Context) error {
 // more with another.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	for try := 0; ; try++ {
-		value, err := c.credentials.authorization(ctx)
+		header := http.Header{}
+		value, err := c.authorize(ctx, header)
 		if err != nil {
 			return err
 		}
-		header := http.Header{"Authorization": {value}}
 		err = c.each(ctx, func(ctx context.Context, address string) error {
 			return jsonhttp.Do(ctx, c.http, method, address+path, header, in, out)
 		})

@@ -108,7 +108,10 @@ func (l *link) submit(authorization string, g *group) error {
 		l.end()
 	}
 	if l.end == nil {
-		ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", authorization))
+		ctx, cancel := context.WithCancel(context.Background())
+		if authorization != "" { // else it is the connection's certificate that counts
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", authorization)
+		}
 		l.end, l.heard, l.authorization = cancel, time.Now(), authorization
 		l.running.Go(func() { l.session(ctx, cancel) })
 	}

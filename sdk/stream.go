@@ -83,15 +83,16 @@ func (c *Client) stream(ctx context.Context, direction string, r StreamRequest, 
 	if err != nil {
 		return nil, err
 	}
+	if c.signs {
+		return nil, errUnsigned
+	}
 	// Whoever shall take the stream must be there, and know the key and us.
 	if _, err := c.Key(ctx, r.Key); err != nil {
 		return nil, err
 	}
-	value, err := c.credentials.authorization(ctx)
-	if err != nil {
+	if _, err := c.authorize(ctx, header); err != nil {
 		return nil, err
 	}
-	header.Set("Authorization", value)
 	address := c.addresses[c.preferred.Load()]
 	// The source hides what else it can do: nothing closes it or looks at its length.
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+"/v1/stream/"+url.PathEscape(string(r.Key))+"/"+direction, struct{ io.Reader }{source})

@@ -47,7 +47,10 @@ type credentials interface {
 }
 
 func (c Config) credentials(secret string, client *Client) credentials {
-	basic := basicAuth("Basic " + base64.StdEncoding.EncodeToString([]byte(c.AppKey+":"+secret)))
+	basic := basicAuth("")
+	if !c.Sign && (c.AppKey != "" || c.CertFile == "") {
+		basic = basicAuth("Basic " + base64.StdEncoding.EncodeToString([]byte(c.AppKey+":"+secret)))
+	}
 	switch {
 	case c.TokenFile != "":
 		return &tokenFile{path: c.TokenFile}
@@ -55,7 +58,10 @@ func (c Config) credentials(secret string, client *Client) credentials {
 		s := &tokenSource{now: time.Now, fetch: func(ctx context.Context) (out v1.TokenResponse, err error) {
 			form := url.Values{"grant_type": {"client_credentials"}}
 			err = client.each(ctx, func(ctx context.Context, address string) error {
-				header := http.Header{"Authorization": {string(basic)}}
+				header := http.Header{}
+				if basic != "" {
+					header.Set("Authorization", string(basic))
+				}
 				return jsonhttp.Do(ctx, client.http, http.MethodPost, address+"/oauth2/token", header, form, &out)
 			})
 			return out, err
@@ -66,7 +72,8 @@ func (c Config) credentials(secret string, client *Client) credentials {
 	return basic
 }
 
-// basicAuth is the AppKey and AppSecret themselves.
+// basicAuth is the AppKey and AppSecret themselves; "" where requests are signed, or the
+// connection has a certificate.
 type basicAuth string
 
 func (b basicAuth) authorization(context.Context) (string, error) { return string(b), nil }

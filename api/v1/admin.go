@@ -28,6 +28,17 @@ type NewApp struct {
 	Name    string   `json:"name"`
 	AllowIP []string `json:"allow_ip,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
+	Expires string   `json:"expires,omitempty"` // of the secret, after that long, as 90d; "": never
+}
+
+// NewSecret is the body of POST /admin/v1/apps/{app}/rotate-secret.
+type NewSecret struct {
+	Expires string `json:"expires,omitempty"` // after that long, as 90d; "": never
+}
+
+// Certificate is the body of POST /admin/v1/apps/{app}/certificates.
+type Certificate struct {
+	SPKI string `json:"spki"` // SHA-256 of the SubjectPublicKeyInfo, in hexadecimal
 }
 
 // Credentials answer the calls that make a secret. It is shown this once.
@@ -48,6 +59,24 @@ type AdminApp struct {
 	Created time.Time `json:"created"`
 	Rotated time.Time `json:"rotated"`        // when the newest secret was made
 	Stale   bool      `json:"stale,omitzero"` // the key store is out of reach: this is what the node knows
+
+	ValidSecrets []AdminSecret `json:"valid_secrets"` // newest last
+	Certificates []AdminPin    `json:"certificates"`
+	Warnings     []string      `json:"warnings,omitempty"`
+}
+
+// AdminSecret is one of an app's secrets.
+type AdminSecret struct {
+	Number  uint32    `json:"number"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires,omitzero"`
+	Used    time.Time `json:"used,omitzero"` // last, on this node since it was opened
+}
+
+// AdminPin is the public key of an app's client certificates.
+type AdminPin struct {
+	SPKI  string    `json:"spki"`
+	Added time.Time `json:"added"`
 }
 
 // ChangeApp is the body of PATCH /admin/v1/apps/{name}. Each field that is given is

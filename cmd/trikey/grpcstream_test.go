@@ -95,6 +95,10 @@ func TestGRPCStream(t *testing.T) {
 		{"from one that is", func() { s.ok("app", "allow-ip", "im", "127.0.0.1/32") }, "ok"},
 		{"sealed", func() { s.ok("machine", "seal") }, "sealed"},
 		{"open again", func() { s.unseal("1", "2", "3") }, "ok"},
+		{"its secret dropped", func() {
+			s.ok("app", "rotate-secret", "im")
+			s.ok("app", "rotate-secret", "im")
+		}, "unauthorized"},
 		{"disabled", func() { s.ok("app", "disable", "im") }, "unauthorized"},
 	} {
 		step.do()

@@ -51,8 +51,8 @@ func (s *site) userToken(operations ...string) string {
 	return a.text("token")
 }
 
-// with calls with a token and nothing else.
-func (s *site) with(token, method, path string, body any) answer {
+// bearing calls with a token and nothing else.
+func (s *site) bearing(token, method, path string, body any) answer {
 	s.t.Helper()
 	return s.call(method, path, body, "Authorization", "Bearer "+token)
 }
@@ -66,7 +66,7 @@ var message = object{"plaintext": []byte("hello"), "context": object{"conversati
 
 func (s *site) takes(what, token string, status int) {
 	s.t.Helper()
-	if a := s.with(token, http.MethodPost, "/v1/keys/1/encrypt", message); a.status != status {
+	if a := s.bearing(token, http.MethodPost, "/v1/keys/1/encrypt", message); a.status != status {
 		s.t.Errorf("%s: %d %s, want %d", what, a.status, a.raw, status)
 	}
 }
@@ -115,10 +115,10 @@ func TestOAuth2(t *testing.T) {
 	}
 	// A scope narrows.
 	narrow := s.access("decrypt")
-	if a := s.with(narrow, http.MethodPost, "/v1/keys/1/encrypt", message); a.status != 403 {
+	if a := s.bearing(narrow, http.MethodPost, "/v1/keys/1/encrypt", message); a.status != 403 {
 		t.Errorf("beyond its scope: %d %s", a.status, a.raw)
 	}
-	if a := s.with(narrow, http.MethodPost, "/v1/tokens/user", object{"user": "a", "conversations": []string{"c"}, "operations": []string{"encrypt"}}); a.status != 403 {
+	if a := s.bearing(narrow, http.MethodPost, "/v1/tokens/user", object{"user": "a", "conversations": []string{"c"}, "operations": []string{"encrypt"}}); a.status != 403 {
 		t.Errorf("a user's token that is wider than its maker's: %d %s", a.status, a.raw)
 	}
 	for what, test := range map[string]struct {
@@ -285,10 +285,10 @@ func TestTokenAttacks(t *testing.T) {
 	}
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, s.api+"/v1/keys/1/encrypt", strings.NewReader(`{"plaintext":""}`))
 	req.Header["Authorization"] = []string{"Bearer " + good, "Bearer nonsense"}
-	if a := s.send(req); a.status != 400 {
+	if a := s.send(req); a.status != 401 {
 		t.Errorf("two sets of credentials: %d %s", a.status, a.raw)
 	}
-	if a := s.with("nonsense", http.MethodPost, "/v1/keys/1/encrypt", message); !strings.Contains(strings.Join(a.header.Values("WWW-Authenticate"), ","), `error="invalid_token"`) {
+	if a := s.bearing("nonsense", http.MethodPost, "/v1/keys/1/encrypt", message); !strings.Contains(strings.Join(a.header.Values("WWW-Authenticate"), ","), `error="invalid_token"`) {
 		t.Errorf("no challenge: %v", a.header)
 	}
 	// The token of another service with the same issuer, index and app.
@@ -319,11 +319,11 @@ func TestTokenAttacks(t *testing.T) {
 		"a signature":          {"/v1/keys/5/sign", object{"message": []byte("x")}},
 		"a token for a user":   {"/v1/tokens/user", object{"user": "bob", "conversations": []string{"c2"}, "operations": []string{"encrypt"}}},
 	} {
-		if a := s.with(user, http.MethodPost, test.path, test.body); a.status != 403 || a.code() != "forbidden" {
+		if a := s.bearing(user, http.MethodPost, test.path, test.body); a.status != 403 || a.code() != "forbidden" {
 			t.Errorf("%s: %d %s", what, a.status, a.raw)
 		}
 	}
-	mixed := s.with(user, http.MethodPost, "/v1/batch/encrypt", object{"items": []object{
+	mixed := s.bearing(user, http.MethodPost, "/v1/batch/encrypt", object{"items": []object{
 		{"key": 1, "plaintext": []byte("x"), "context": object{"conversation": "c1"}}, {"key": 1, "plaintext": []byte("x"), "context": object{"conversation": "c2"}},
 	}})
 	if text := string(mixed.raw); mixed.status != 200 || strings.Count(text, `"ciphertext"`) != 1 || strings.Count(text, `"forbidden"`) != 1 {
@@ -356,9 +356,9 @@ func TestTokenNodes(t *testing.T) {
 	one, two := a.access(), a.access()
 	refused := func(what, token string, s *site) time.Duration {
 		t.Helper()
-		return within(t, what, func() bool { return s.with(token, http.MethodPost, "/v1/keys/1/encrypt", message).status == 401 })
+		return within(t, what, func() bool { return s.bearing(token, http.MethodPost, "/v1/keys/1/encrypt", message).status == 401 })
 	}
-	within(t, "the other node takes the token", func() bool { return b.with(one, http.MethodPost, "/v1/keys/1/encrypt", message).status == 200 })
+	within(t, "the other node takes the token", func() bool { return b.bearing(one, http.MethodPost, "/v1/keys/1/encrypt", message).status == 200 })
 	if r := a.form("/oauth2/revoke", url.Values{"token": {one}}); r.status != 200 {
 		t.Fatalf("%s", r.raw)
 	}
@@ -402,7 +402,7 @@ func TestTokenNodes(t *testing.T) {
 	// Rotation: both versions count at both nodes.
 	a.ok("key", "rotate", "trikey-tokens")
 	rotated := a.access()
-	within(t, "the other node takes the new version", func() bool { return b.with(rotated, http.MethodPost, "/v1/keys/1/encrypt", message).status == 200 })
+	within(t, "the other node takes the new version", func() bool { return b.bearing(rotated, http.MethodPost, "/v1/keys/1/encrypt", message).status == 200 })
 	b.takes("the version before", two, 200)
 	a.ok("token", "revoke-app", "im")
 	refused("the app's", two, b)

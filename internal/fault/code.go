@@ -24,6 +24,7 @@ const (
 	ContextRequired     Code = "context_required"
 	DecryptFailed       Code = "decrypt_failed"
 	SignatureInvalid    Code = "signature_invalid"
+	Replay              Code = "replay"
 	WrongRegion         Code = "wrong_region"
 	Sealed              Code = "sealed"
 	Unavailable         Code = "unavailable"
@@ -110,6 +111,7 @@ var kinds = map[Code]kind{
 	ContextRequired:     {"The key asks for more context", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
 	SignatureInvalid:    {"The signature is not valid", http.StatusUnauthorized, ExitUnverified, false},
+	Replay:              {"The request was made before", http.StatusUnauthorized, ExitRefused, false},
 	WrongRegion:         {"The key belongs to another region", http.StatusForbidden, ExitRefused, false},
 	Sealed:              {"The machine is sealed", http.StatusServiceUnavailable, ExitUnavailable, true},
 	Unavailable:         {"The service is not available", http.StatusServiceUnavailable, ExitUnavailable, true},

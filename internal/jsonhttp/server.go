@@ -83,10 +83,13 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, buf *bytes.Bu
 	}
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	var over *http.MaxBytesError
+	var said *fault.Error
 	switch {
 	case errors.As(err, &over):
 		drain(r, limit)
 		return tooLarge(limit)
+	case errors.As(err, &said): // what the body itself has found, as that it is not the one signed
+		return err
 	case err != nil:
 		return fault.New(fault.BadRequest, "the body ended early")
 	}

@@ -2,8 +2,10 @@
 // addresses and grants.
 //
 // An app's record is sealed by the machine like every record; its secrets are
-// records of their own, so that the record can be shown and logged. Of a secret
-// only the digest stays in memory.
+// records of their own, so that the record can be shown and logged, and so are the pins
+// of its client certificates, so that no two apps can have the same. A secret is kept in
+// protected memory, because a signature (RFC 9421) is verified with it, and its digest,
+// which a secret that is presented is compared with.
 package auth
 
 import (
@@ -11,13 +13,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base32"
 	"encoding/base64"
 	"errors"
-	"fmt"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,6 +24,7 @@ import (
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/life"
 	"github.com/trikey/trikey/kms/policy"
 	"github.com/trikey/trikey/kms/record"
 )
@@ -35,6 +34,7 @@ const (
 	Prefix       = "apps/"            // all of the below
 	appPrefix    = Prefix + "app/"    // apps/app/NAME: an App
 	secretPrefix = Prefix + "secret/" // apps/secret/APPKEY/N: the secret's bytes
+	pinPrefix    = Prefix + "pin/"    // apps/pin/HEX: a Pin
 )
 
 // MaxSecrets is how many secrets of an app are valid at a time: the newest, and
@@ -59,30 +59,31 @@ type App struct {
 type Secret struct {
 	Number  uint32    `json:"number"`
 	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires,omitzero"` // not valid from then on; zero: never
 }
-
-type digest = [sha256.Size]byte
 
 // Apps is the registry of apps.
 type Apps struct {
 	keep      *record.Keeper
 	grantable func(app string, g policy.Grants) error
 
+	now   func() time.Time
+	decoy *storedSecret
+
 	mu      sync.RWMutex // guards all below
 	byName  map[string]*App
 	byKey   map[string]*App
-	digests map[string]storedDigest // of secrets, by the name of their record
-}
-
-type storedDigest struct {
-	digest   digest
-	revision int64
+	secrets map[string]*storedSecret // by the name of their record
+	pins    map[SPKI]*Pin
 }
 
 // New returns an empty registry. What grantable reports of grants that an app is to be
 // given keeps them from being given.
-func New(keep *record.Keeper, grantable func(app string, g policy.Grants) error) *Apps {
-	return &Apps{keep: keep, grantable: grantable, byName: map[string]*App{}, byKey: map[string]*App{}, digests: map[string]storedDigest{}}
+func New(keep *record.Keeper, now func() time.Time, grantable func(app string, g policy.Grants) error) *Apps {
+	return &Apps{
+		keep: keep, now: now, grantable: grantable, decoy: newDecoy(), byName: map[string]*App{}, byKey: map[string]*App{},
+		secrets: map[string]*storedSecret{}, pins: map[SPKI]*Pin{},
+	}
 }
 
 // Grantable reports why an app cannot be given grants, nil when it can. Create and Change
@@ -92,15 +93,11 @@ func (a *Apps) Grantable(app string, g policy.Grants) error { return a.grantable
 
 // Apply takes a record in. Records may arrive twice and in any order.
 func (a *Apps) Apply(r record.Record) error {
-	if strings.HasPrefix(r.Name, secretPrefix) {
-		d := storedDigest{sha256.Sum256(r.Content), r.Entry}
-		clear(r.Content)
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if old, ok := a.digests[r.Name]; !ok || old.revision < d.revision {
-			a.digests[r.Name] = d
-		}
-		return nil
+	switch {
+	case strings.HasPrefix(r.Name, secretPrefix):
+		return a.takeSecret(r)
+	case strings.HasPrefix(r.Name, pinPrefix):
+		return a.takePin(r)
 	}
 	app := &App{revision: r.Entry}
 	if err := r.Decode(app); err != nil {
@@ -127,8 +124,12 @@ func (a *Apps) put(app *App) {
 func (a *Apps) Remove(name string, revision int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d, ok := a.digests[name]; ok && d.revision < revision {
-		delete(a.digests, name)
+	if secret := a.secrets[name]; secret != nil && secret.revision < revision {
+		secret.key.Wipe()
+		delete(a.secrets, name)
+	}
+	if pin := a.pins[pinOf(name)]; pin != nil && pin.revision < revision {
+		delete(a.pins, pin.SPKI)
 	}
 	if app := a.byName[strings.TrimPrefix(name, appPrefix)]; app != nil && appPrefix+app.Name == name && app.revision < revision {
 		delete(a.byName, app.Name)
@@ -136,11 +137,16 @@ func (a *Apps) Remove(name string, revision int64) {
 	}
 }
 
-// Wipe forgets every digest.
+// Wipe forgets everything.
 func (a *Apps) Wipe() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	clear(a.digests)
+	for _, secret := range a.secrets {
+		secret.key.Wipe()
+	}
+	a.decoy.key.Wipe()
+	clear(a.secrets)
+	clear(a.pins)
 	clear(a.byKey)
 	clear(a.byName)
 }
@@ -150,50 +156,6 @@ func (a *Apps) Len() int {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return len(a.byName)
-}
-
-func secretEntry(appKey string, number uint32) string {
-	return fmt.Sprintf("%s%s/%d", secretPrefix, appKey, number)
-}
-
-// errUnauthorized is the same for an AppKey that is not known, a secret that is
-// wrong and an app that is disabled.
-var errUnauthorized = fault.New(fault.Unauthorized, "the AppKey or AppSecret is not valid")
-
-// Authenticate returns the app of an AppKey as a caller, if the secret is one of its and
-// the address is on its whitelist. An app that is known and may not call from there is
-// returned beside the error.
-func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*Caller, error) {
-	presented := sha256.Sum256([]byte(secret))
-	a.mu.RLock()
-	app := a.byKey[appKey]
-	var valid [MaxSecrets]digest
-	known := 0
-	if app != nil {
-		for _, s := range app.Secrets {
-			if d, ok := a.digests[secretEntry(appKey, s.Number)]; ok && known < MaxSecrets {
-				valid[known] = d.digest
-				known++
-			}
-		}
-	}
-	a.mu.RUnlock()
-	// Every place is compared, filled or not, so that an unknown AppKey costs what a
-	// known one does.
-	match := 0
-	for i := range valid {
-		equal := subtle.ConstantTimeCompare(presented[:], valid[i][:])
-		if i < known {
-			match |= equal
-		}
-	}
-	switch {
-	case app == nil, match == 0, app.Disabled:
-		return nil, errUnauthorized
-	case !app.Whitelist.Allows(from):
-		return &Caller{App: app, Method: Basic}, fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
-	}
-	return &Caller{App: app, Method: Basic}, nil
 }
 
 // Entry is the name of an app's record.
@@ -248,17 +210,19 @@ func newAppKey() string {
 	return "ak" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw[:]))
 }
 
-// Create makes an app.
-func (a *Apps) Create(ctx context.Context, name string, allow policy.Whitelist, grants policy.Grants, now time.Time) (Credentials, error) {
+// Create makes an app. Its secret is valid for the given time, or without an end if that
+// is zero.
+func (a *Apps) Create(ctx context.Context, name string, allow policy.Whitelist, grants policy.Grants, valid life.Period) (Credentials, error) {
 	if !appName.MatchString(name) {
 		return Credentials{}, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", name)
 	}
 	if err := a.grantable(name, grants); err != nil {
 		return Credentials{}, err
 	}
+	now := a.now().UTC()
 	app := &App{
-		Name: name, AppKey: newAppKey(), Created: now.UTC(), Whitelist: allow, Grants: grants,
-		Secrets: []Secret{{Number: 1, Created: now.UTC()}},
+		Name: name, AppKey: newAppKey(), Created: now, Whitelist: allow, Grants: grants,
+		Secrets: []Secret{newSecretOf(1, now, valid)},
 	}
 	content, err := record.JSON(app)
 	if err != nil {
@@ -268,7 +232,7 @@ func (a *Apps) Create(ctx context.Context, name string, allow policy.Whitelist, 
 	entry := secretEntry(app.AppKey, 1)
 	revision, err := a.keep.Apply(ctx, record.Create(appPrefix+name, content), record.Create(entry, secret))
 	if errors.Is(err, record.ErrRotated) {
-		return a.Create(ctx, name, allow, grants, now)
+		return a.Create(ctx, name, allow, grants, valid)
 	}
 	if errors.Is(err, keystore.ErrConflict) {
 		return Credentials{}, fault.New(fault.Conflict, "name: there is an app %q already", name)
@@ -285,56 +249,6 @@ func (a *Apps) Create(ctx context.Context, name string, allow policy.Whitelist, 
 func (a *Apps) credentials(app *App, entry string, secret []byte, revision int64) (Credentials, error) {
 	c := Credentials{Name: app.Name, AppKey: app.AppKey, AppSecret: string(secret)}
 	return c, a.Apply(record.Record{Name: entry, Content: bytes.Clone(secret), Entry: revision})
-}
-
-// RotateSecret gives an app one more secret. The one before stays valid until the
-// next rotation; any older one is deleted.
-func (a *Apps) RotateSecret(ctx context.Context, name string, now time.Time) (Credentials, error) {
-	for {
-		c, err := a.rotateSecret(ctx, name, now)
-		if !errors.Is(err, keystore.ErrConflict) && !errors.Is(err, record.ErrRotated) {
-			return c, err
-		}
-	}
-}
-
-func (a *Apps) rotateSecret(ctx context.Context, name string, now time.Time) (Credentials, error) {
-	r, err := a.keep.Get(ctx, appPrefix+name)
-	if errors.Is(err, keystore.ErrNotFound) {
-		return Credentials{}, noApp(name)
-	}
-	if err != nil {
-		return Credentials{}, err
-	}
-	app := &App{}
-	if err := r.Decode(app); err != nil {
-		return Credentials{}, err
-	}
-	next := Secret{Number: app.Secrets[len(app.Secrets)-1].Number + 1, Created: now.UTC()}
-	app.Secrets = append(app.Secrets, next)
-	var changes []record.Change
-	for len(app.Secrets) > MaxSecrets {
-		old, err := a.keep.Get(ctx, secretEntry(app.AppKey, app.Secrets[0].Number))
-		if err != nil {
-			return Credentials{}, err
-		}
-		clear(old.Content)
-		changes = append(changes, record.Delete(old))
-		app.Secrets = app.Secrets[1:]
-	}
-	content, err := record.JSON(app)
-	if err != nil {
-		return Credentials{}, err
-	}
-	secret := newSecret()
-	entry := secretEntry(app.AppKey, next.Number)
-	revision, err := a.keep.Apply(ctx, append(changes, record.Replace(r, content), record.Create(entry, secret))...)
-	if err != nil {
-		return Credentials{}, err
-	}
-	app.revision = revision
-	a.put(app)
-	return a.credentials(app, entry, secret, revision)
 }
 
 // Change lets f change an app's whitelist, grants or state, and stores that.

@@ -27,10 +27,8 @@ func (a *Apps) Admit(t *token.Token, from netip.Addr) (*Caller, error) {
 		return nil, fault.New(fault.Unauthorized, "the token is of an app that there is not")
 	case app.Disabled:
 		return c, fault.New(fault.Unauthorized, "the app that the token is of is disabled")
-	case !app.Whitelist.Allows(from):
-		return c, fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
 	}
-	return c, nil
+	return c, c.allows(from)
 }
 
 // Class returns what class of token the caller could have: an app that shows its own

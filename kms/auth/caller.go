@@ -1,13 +1,20 @@
 package auth
 
-import "github.com/trikey/trikey/kms/token"
+import (
+	"net/netip"
+
+	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/token"
+)
 
 // Method is a way in which a caller shows which app it is.
 type Method string
 
 // The methods.
 const (
-	Basic Method = "basic" // AppKey and AppSecret (RFC 7617)
+	Basic       Method = "basic"       // AppKey and AppSecret (RFC 7617)
+	Signature   Method = "signature"   // HTTP Message Signatures by the AppSecret (RFC 9421)
+	Certificate Method = "certificate" // TLS client certificate (RFC 8446, section 4.4.2), known by its SPKI
 )
 
 // Caller is who makes calls of the data plane: an app, and how it was recognised.
@@ -15,4 +22,54 @@ type Caller struct {
 	*App
 	Method Method
 	Token  *token.Token // of the method Bearer: it narrows what the app may do; nil otherwise
+}
+
+// errUnauthorized is the same for an AppKey that is not known, a secret that is
+// wrong and an app that is disabled.
+var errUnauthorized = fault.New(fault.Unauthorized, "the AppKey or AppSecret is not valid")
+
+// errSignature is the same for all of these too.
+var errSignature = fault.New(fault.SignatureInvalid, "the signature is not one by a secret of the AppKey that keyid names, over what arrived here; "+
+	"docs/api.md says what is signed")
+
+var errExpired = fault.New(fault.Unauthorized, "the AppSecret has expired; have a new one made (trikey app rotate-secret)")
+
+// Authenticate returns the app of an AppKey as a caller, if the secret is one of its and
+// the address is on its whitelist. An app that is known and may not call is returned
+// beside the error.
+func (a *Apps) Authenticate(appKey, secret string, from netip.Addr) (*Caller, error) {
+	c := a.candidates(appKey)
+	return a.recognise(&c, c.bySecret(secret), Basic, from, errUnauthorized)
+}
+
+// AuthenticateMAC is Authenticate for a message that was authenticated by HMAC using
+// SHA-256 with the secret, as the signature of a request is.
+func (a *Apps) AuthenticateMAC(appKey string, message, mac []byte, from netip.Addr) (*Caller, error) {
+	c := a.candidates(appKey)
+	return a.recognise(&c, c.byMAC(message, mac), Signature, from, errSignature)
+}
+
+// recognise is what every method by a secret has in common, once it knows which one it is.
+func (a *Apps) recognise(c *candidates, match int, method Method, from netip.Addr, unknown error) (*Caller, error) {
+	if c.app == nil || match < 0 || c.app.Disabled {
+		return nil, unknown
+	}
+	now := a.now()
+	caller := &Caller{App: c.app, Method: method}
+	if at := c.expires[match]; !at.IsZero() && !now.Before(at) {
+		return caller, errExpired
+	}
+	if err := caller.allows(from); err != nil {
+		return caller, err
+	}
+	c.secrets[match].used.Store(now.Unix())
+	return caller, nil
+}
+
+// allows reports whether an app may call from an address.
+func (c *Caller) allows(from netip.Addr) error {
+	if !c.Whitelist.Allows(from) {
+		return fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
+	}
+	return nil
 }

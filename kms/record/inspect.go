@@ -10,8 +10,11 @@ import (
 	"github.com/trikey/trikey/keystore"
 )
 
-// plainPrefix begins entries that are no records: which node does what (kms/lease).
-const plainPrefix = "lease/"
+// plain reports whether an entry is no record: which node does what (kms/lease), and the
+// nonces that were used (kms/nonce).
+func plain(name string) bool {
+	return strings.HasPrefix(name, "lease/") || strings.HasPrefix(name, "nonce/")
+}
 
 // Inspect looks at a store without opening a record: it needs no machine, and finds what
 // is not of the form that records have. It returns how many there are.
@@ -28,7 +31,7 @@ func Inspect(ctx context.Context, s keystore.Store) (records int, findings []err
 		for _, e := range entries {
 			name, ours := r.name(e.Name)
 			switch {
-			case e.Name == RootEntry, strings.HasPrefix(e.Name, plainPrefix):
+			case e.Name == RootEntry, plain(e.Name):
 			case !ours && strings.HasPrefix(e.Name, "g"):
 				bad(e.Name, "of another root generation than %d: left by a rotation that was interrupted; the next rotation removes it", r.Generation)
 			case !ours:

@@ -69,10 +69,10 @@ type CryptoClient interface {
 	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*Inspection, error)
 	GetKey(ctx context.Context, in *GetKeyRequest, opts ...grpc.CallOption) (*KeyInfo, error)
 	// Do carries out operations as they come and answers each by its id, in the order in
-	// which they are done. The caller is authenticated when the stream begins; whether
-	// its app is disabled, from where it may call and what it is granted is looked at
-	// anew for each message. A stream ends after an hour at the latest, with UNAVAILABLE:
-	// what is not answered by then may be sent again on a new one.
+	// which they are done. The caller's credentials, whether its app is disabled, from where
+	// it may call and what it is granted are looked at anew for each message. A stream ends
+	// after an hour at the latest, with UNAVAILABLE: what is not answered by then may be sent
+	// again on a new one.
 	Do(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[DoRequest, DoResponse], error)
 }
 
@@ -259,10 +259,10 @@ type CryptoServer interface {
 	Inspect(context.Context, *InspectRequest) (*Inspection, error)
 	GetKey(context.Context, *GetKeyRequest) (*KeyInfo, error)
 	// Do carries out operations as they come and answers each by its id, in the order in
-	// which they are done. The caller is authenticated when the stream begins; whether
-	// its app is disabled, from where it may call and what it is granted is looked at
-	// anew for each message. A stream ends after an hour at the latest, with UNAVAILABLE:
-	// what is not answered by then may be sent again on a new one.
+	// which they are done. The caller's credentials, whether its app is disabled, from where
+	// it may call and what it is granted are looked at anew for each message. A stream ends
+	// after an hour at the latest, with UNAVAILABLE: what is not answered by then may be sent
+	// again on a new one.
 	Do(grpc.BidiStreamingServer[DoRequest, DoResponse]) error
 	mustEmbedUnimplementedCryptoServer()
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,8 +17,8 @@ import (
 const grantForm = "'keys=1-99,200;ops=encrypt,decrypt'"
 
 func newApp(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "app", Short: "Apps that may call: create, list, show, rotate-secret, allow-ip, deny-ip, grant, revoke, disable"}
-	cmd.AddCommand(newAppCreate(o), newAppList(o), newAppShow(o), newAppRotate(o))
+	cmd := &cobra.Command{Use: "app", Short: "Apps that may call: create, list, show, rotate-secret, drop-secret, add-cert, remove-cert, allow-ip, deny-ip, grant, revoke, disable"}
+	cmd.AddCommand(newAppCreate(o), newAppList(o), newAppShow(o), newAppRotate(o), newAppDropSecret(o), newAppAddCert(o), newAppRemoveCert(o))
 	yes := true
 	cmd.AddCommand(
 		o.appChange("allow-ip NAME CIDR", "Add addresses to an app's whitelist", 2, func(in *v1.ChangeApp, arg string) { in.AllowIP = arg }),
@@ -51,9 +52,12 @@ func newAppCreate(o *options) *cobra.Command {
 	cmd.Flags().StringVar(&in.Name, "name", "", "name, required")
 	cmd.Flags().StringArrayVar(&in.AllowIP, "allow-ip", nil, "address or CIDR that the app may call from (repeatable)")
 	cmd.Flags().StringArrayVar(&in.Grants, "grant", nil, "what the app may do: "+grantForm+" (repeatable)")
+	cmd.Flags().StringVar(&in.Expires, "expires", "", expiresHelp)
 	_ = cmd.MarkFlagRequired("name")
 	return cmd
 }
+
+const expiresHelp = "how long the AppSecret is valid, as 90d; empty: without an end"
 
 func (o *options) printCredentials(cmd *cobra.Command, c v1.Credentials) error {
 	return o.print(cmd, c, func(w io.Writer) {
@@ -62,14 +66,30 @@ func (o *options) printCredentials(cmd *cobra.Command, c v1.Credentials) error {
 }
 
 func newAppRotate(o *options) *cobra.Command {
-	return &cobra.Command{
+	var in v1.NewSecret
+	cmd := &cobra.Command{
 		Use: "rotate-secret NAME", Short: "Make a new AppSecret; the one before stays valid until the next rotation", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var out v1.Credentials
-			if err := o.admin(cmd.Context(), http.MethodPost, "apps/"+url.PathEscape(args[0])+"/rotate-secret", nil, &out); err != nil {
+			if err := o.admin(cmd.Context(), http.MethodPost, "apps/"+url.PathEscape(args[0])+"/rotate-secret", in, &out); err != nil {
 				return err
 			}
 			return o.printCredentials(cmd, out)
+		},
+	}
+	cmd.Flags().StringVar(&in.Expires, "expires", "", expiresHelp)
+	return cmd
+}
+
+func newAppDropSecret(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "drop-secret NAME", Short: "Delete the older of an app's two AppSecrets, when nobody uses it any more", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var out v1.AdminApp
+			if err := o.admin(cmd.Context(), http.MethodPost, "apps/"+url.PathEscape(args[0])+"/drop-secret", nil, &out); err != nil {
+				return err
+			}
+			return o.printApp(cmd, out)
 		},
 	}
 }
@@ -89,6 +109,11 @@ func newAppList(o *options) *cobra.Command {
 					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", a.Name, a.AppKey, a.State, strings.Join(a.AllowIP, ","), a.Secrets, date(a.Created))
 				}
 				_ = t.Flush()
+				for _, a := range out.Items {
+					for _, warning := range a.Warnings {
+						fmt.Fprintf(w, "Warning: %s: %s\n", a.Name, warning)
+					}
+				}
 			})
 		},
 	}
@@ -112,7 +137,33 @@ func (o *options) printApp(cmd *cobra.Command, a v1.AdminApp) error {
 		fmt.Fprintf(w, "app        %s, %s\nAppKey     %s\nsecrets    %d valid, newest of %s\naddresses  %s\n",
 			a.Name, a.State, a.AppKey, a.Secrets, date(a.Rotated), orNone(a.AllowIP))
 		fmt.Fprintf(w, "grants     %s\n", orNone(a.Grants))
+		var secrets, pins []string
+		for _, s := range a.ValidSecrets {
+			secrets = append(secrets, fmt.Sprintf("%d of %s, %s, %s", s.Number, date(s.Created), ends(s.Expires), used(s.Used)))
+		}
+		for _, c := range a.Certificates {
+			pins = append(pins, c.SPKI+" of "+date(c.Added))
+		}
+		fmt.Fprintf(w, "secret     %s\ncert       %s\n", orNone(secrets), orNone(pins))
+		for _, warning := range a.Warnings {
+			fmt.Fprintf(w, "Warning: %s\n", warning)
+		}
 	})
+}
+
+func ends(at time.Time) string {
+	if at.IsZero() {
+		return "without an end"
+	}
+	return "until " + date(at)
+}
+
+// used tells of this node alone, since it was opened.
+func used(at time.Time) string {
+	if at.IsZero() {
+		return "not used here since the machine was opened"
+	}
+	return "last used here " + at.Local().Format(time.DateTime)
 }
 
 func orNone(list []string) string {

@@ -101,12 +101,21 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	metrics := api.NewMetrics(n.desk.Status)
 	metrics.CountKeys(n.service)
+	metrics.WatchSecrets(n.service)
+	clients, err := withClients(own.config(), cfg.API.ClientCA)
+	if err != nil {
+		return err
+	}
 	s := &servers{}
 	defer s.close()
 	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit}
-	s.tls("api", cfg.API.Listen, own.config(), api.New(data))
+	s.tls("api", cfg.API.Listen, clients, api.New(data))
 	if cfg.GRPC.Listen != config.Off {
-		s.grpc(cfg.GRPC.Listen, api.NewGRPC(data, forGRPC.config()))
+		clients, err := withClients(forGRPC.config(), cfg.API.ClientCA)
+		if err != nil {
+			return err
+		}
+		s.grpc(cfg.GRPC.Listen, api.NewGRPC(data, clients))
 	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
 	if listen := cfg.Machine.Custodians.Listen; listen != "" {

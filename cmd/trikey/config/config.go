@@ -39,8 +39,9 @@ type Config struct {
 // API is the data plane.
 type API struct {
 	Listen         string         `yaml:"listen"`
-	Cert           string         `yaml:"cert"` // PEM file
-	Key            string         `yaml:"key"`  // PEM file, mode 0600
+	Cert           string         `yaml:"cert"`      // PEM file
+	Key            string         `yaml:"key"`       // PEM file, mode 0600
+	ClientCA       string         `yaml:"client_ca"` // PEM file; "": client certificates need no authority, their keys are registered
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 }
 
@@ -288,7 +289,7 @@ func (c *Config) resolve(dir string) error {
 		return err
 	}
 	paths := []*string{
-		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.GRPC.Cert, &c.GRPC.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.GRPC.Cert, &c.GRPC.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
 	}
