@@ -60,7 +60,7 @@ func NewGRPC(cfg Config, config *tls.Config) *GRPC {
 		grpc.Creds(grpctls.NewTLS(config)), grpc.ConnectionTimeout(handshakeTime),
 		grpc.ForceServerCodecV2(grpcCodec{encoding.GetCodecV2(proto.Name)}), experimental.BufferPool(wipingPool{mem.DefaultBufferPool()}),
 		grpc.MaxRecvMsgSize(v1.MaxBody), grpc.MaxHeaderListSize(maxMetadata), grpc.MaxConcurrentStreams(maxStreams),
-		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow), grpc.SharedWriteBuffer(true),
+		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: connIdle, MaxConnectionAge: connAge, Time: pingEvery, Timeout: pingAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTooOften, PermitWithoutStream: true}),
 	)

@@ -14,6 +14,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
+	"github.com/trikey/trikey/kms/auth"
 )
 
 // Limits of a stream of operations.
@@ -213,7 +214,8 @@ func (d *doStream) again(r *request) error {
 	if err := d.cfg.Audit.Ready(); err != nil {
 		return err
 	}
-	now, err := r.caller, error(nil)
+	var now *auth.Caller
+	var err error
 	if r.caller.Token == nil {
 		now, err = d.identify(r.Request)
 	} else if now, err = d.cfg.Service.Again(r.caller, d.clientAddr(r.Request)); err != nil && !fault.CodeOf(err).Retryable() {

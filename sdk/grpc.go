@@ -94,44 +94,44 @@ func (l *links) do(ctx context.Context, ops ...*pb.Operation) (results []*pb.Res
 		}
 	}
 	for try := 0; ; try++ {
-		value, err := l.credentials.authorization(ctx)
-		if err != nil {
-			return nil, true, err
-		}
-		results, served, err := l.everywhere(ctx, value, ops)
+		results, served, value, err := l.everywhere(ctx, ops)
 		if try > 0 || !errors.Is(err, fault.Unauthorized) || !l.credentials.refused(value) {
 			return results, served, err
 		}
 	}
 }
 
-// everywhere tries the addresses in turn.
-func (l *links) everywhere(ctx context.Context, value string, ops []*pb.Operation) ([]*pb.Result, bool, error) {
+// everywhere tries the addresses in turn. It returns what the last one was shown, too.
+func (l *links) everywhere(ctx context.Context, ops []*pb.Operation) (results []*pb.Result, served bool, value string, err error) {
 	n := uint32(len(l.addresses))
 	first := l.preferred.Load()
 	for i := range n * rounds {
 		at := (first + i) % n
-		results, err := l.once(ctx, at, value, ops)
+		by := shown{at: time.Now()}
+		if by.value, err = l.credentials.authorization(ctx); err != nil {
+			return nil, true, "", err
+		}
+		results, err = l.once(ctx, at, by, ops)
 		if err == nil {
 			err = wholeError(results)
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil, true, ctx.Err()
+			return nil, true, by.value, ctx.Err()
 		case err == nil, !fault.CodeOf(err).Retryable():
 			l.preferred.Store(at)
-			return results, true, err
+			return results, true, by.value, err
 		}
 	}
-	return nil, false, nil
+	return nil, false, "", nil
 }
 
 // once gives one address its time.
-func (l *links) once(ctx context.Context, at uint32, value string, ops []*pb.Operation) ([]*pb.Result, error) {
+func (l *links) once(ctx context.Context, at uint32, by shown, ops []*pb.Operation) ([]*pb.Result, error) {
 	limited, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	of := l.addresses[at]
-	results, err := of[l.turn.Add(1)%uint32(len(of))].do(limited, value, ops)
+	results, err := of[l.turn.Add(1)%uint32(len(of))].do(limited, by, ops)
 	if err != nil && limited.Err() != nil {
 		return nil, fault.New(fault.Unavailable, "no answer within %s", l.timeout)
 	}

@@ -69,21 +69,30 @@ type link struct {
 	end      context.CancelFunc // of the session; nil when there is none
 	heard    time.Time          // when the last answer came
 	closed   bool
-
-	authorization string // of the session
+	shown    shown      // of the session
+	ended    *sync.Cond // there is no session any more
 }
+
+// shown is the authorization of a session or call, and when it was asked for: calls with an
+// older one join a session that has a newer.
+type shown struct {
+	value string
+	at    time.Time
+}
+
+var errClosed = fault.New(fault.Unavailable, "the client is closed")
 
 func newLink(conn *grpc.ClientConn, timeout time.Duration) *link {
 	l := &link{conn: conn, timeout: timeout, messages: map[uint64]*sent{}}
-	l.work = sync.NewCond(&l.mu)
+	l.work, l.ended = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
 	return l
 }
 
 // do has operations carried out, and returns when all have results, or none will. A stream
-// that began with another authorization is ended: its calls are made again on the next.
-func (l *link) do(ctx context.Context, authorization string, ops []*pb.Operation) ([]*pb.Result, error) {
+// that began with an older authorization is ended: its calls are made again on the next.
+func (l *link) do(ctx context.Context, by shown, ops []*pb.Operation) ([]*pb.Result, error) {
 	g := &group{ops: ops, results: make([]*pb.Result, len(ops)), left: len(ops), done: make(chan struct{})}
-	if err := l.submit(authorization, g); err != nil {
+	if err := l.submit(by, g); err != nil {
 		return nil, err
 	}
 	select {
@@ -95,24 +104,25 @@ func (l *link) do(ctx context.Context, authorization string, ops []*pb.Operation
 	}
 }
 
-func (l *link) submit(authorization string, g *group) error {
+func (l *link) submit(by shown, g *group) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for l.end != nil && l.shown.value != by.value && by.at.After(l.shown.at) {
+		l.end()
+		l.ended.Wait()
+	}
 	if l.closed {
-		return fault.New(fault.Unavailable, "the client is closed")
+		return errClosed
 	}
 	for i := range g.ops {
 		l.waiting = append(l.waiting, entry{g, i})
 	}
-	if l.end != nil && l.authorization != authorization {
-		l.end()
-	}
 	if l.end == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		if authorization != "" { // else it is the connection's certificate that counts
-			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", authorization)
+		if by.value != "" { // else it is the connection's certificate that counts
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", by.value)
 		}
-		l.end, l.heard, l.authorization = cancel, time.Now(), authorization
+		l.end, l.heard, l.shown = cancel, time.Now(), by
 		l.running.Go(func() { l.session(ctx, cancel) })
 	}
 	l.work.Signal()
@@ -292,6 +302,7 @@ func (l *link) fail(err error) {
 	}
 	clear(l.messages)
 	l.waiting, l.end = nil, nil
+	l.ended.Broadcast()
 }
 
 func (e entry) fail(err error) {

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
-	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/sdk"
 )
 
@@ -67,15 +66,6 @@ func reason(err error) (codes.Code, string) {
 		}
 	}
 	return st.Code(), ""
-}
-
-func binaryForm(t *testing.T, text string) []byte {
-	t.Helper()
-	raw, err := envelope.DecodeText(nil, []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw
 }
 
 // newSDK is a client of the site as its app; over gRPC where that is asked for.

@@ -1,11 +1,15 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"net"
 	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/trikey/trikey/api"
@@ -14,7 +18,7 @@ import (
 )
 
 // newStream returns an SDK's client of a gRPC listener over TLS.
-func newStream(b *testing.B) *sdk.Client {
+func newStream(b testing.TB) *sdk.Client {
 	b.Helper()
 	c := newCaller(b)
 	// httptest has a certificate for 127.0.0.1.
@@ -84,4 +88,38 @@ func BenchmarkStream(b *testing.B) {
 		}
 		b.ReportMetric(100*float64(b.N)/b.Elapsed().Seconds(), "items/s")
 	})
+}
+
+// TestStreamTogether: many callers share a stream, and give calls up; each that is answered
+// has its own answer. It is here for the race detector.
+func TestStreamTogether(t *testing.T) {
+	client := newStream(t)
+	var wg sync.WaitGroup
+	for caller := range 40 {
+		wg.Go(func() {
+			for i := range 50 {
+				text := fmt.Appendf(nil, "%d of %d", i, caller)
+				ctx, cancel := context.WithCancel(t.Context())
+				if i%5 == 0 {
+					go cancel()
+				}
+				sealed, err := client.Encrypt(ctx, sdk.EncryptRequest{Key: sdk.Index(7), Plaintext: text})
+				cancel()
+				if errors.Is(err, context.Canceled) {
+					clear(text) // it is the caller's again
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				opened, err := client.Decrypt(t.Context(), sdk.DecryptRequest{Ciphertext: sealed.Ciphertext})
+				if err != nil || !bytes.Equal(opened.Plaintext, text) {
+					t.Errorf("%q came back as %q, %v", text, opened.Plaintext, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
