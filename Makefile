@@ -54,8 +54,9 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 	[ $$found -gt 0 ] || { echo "no fuzz target found"; exit 1; }
 
 bench: build test-deps ## benchmarks beside the code, then the service from outside
-	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api
+	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api ./hsm/remote
 	$(GO) run ./cmd/trikey-bench
+	$(GO) run ./cmd/trikey-bench -apart
 
 proto: ## write the Go code of every .proto file anew; it is committed (needs protobuf-compiler)
 	@mkdir -p bin && $(GO) build -modfile=tools/go.mod -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc

@@ -15,6 +15,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/lockout"
 	"github.com/trikey/trikey/kms/policy"
 )
 
@@ -28,8 +29,8 @@ const maxAdminBody = 64 << 10
 
 // NewAdmin returns the handler of the admin socket. Every change is recorded in log
 // before it is made, and how it ended; a nil log records nothing.
-func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
-	a := admin{service}
+func NewAdmin(service *kms.Service, log *audit.Log, lock *lockout.Lockout) http.Handler {
+	a := admin{service, lock}
 	r := chi.NewRouter()
 	r.Use(managed(log))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
@@ -56,10 +57,15 @@ func NewAdmin(service *kms.Service, log *audit.Log) http.Handler {
 	r.Post("/admin/v1/apps/{app}/drop-secret", jsonhttp.Handle(maxAdminBody, a.dropSecret))
 	r.Post("/admin/v1/apps/{app}/certificates", jsonhttp.Handle(maxAdminBody, a.addCertificate))
 	r.Delete("/admin/v1/apps/{app}/certificates/{spki}", jsonhttp.Handle(maxAdminBody, a.removeCertificate))
+	r.Post("/admin/v1/apps/{app}/reopen", jsonhttp.Handle(maxAdminBody, a.reopenApp))
+	r.Post("/admin/v1/apps/{app}/unlock", jsonhttp.Handle(maxAdminBody, a.unlockApp))
 	return r
 }
 
-type admin struct{ service *kms.Service }
+type admin struct {
+	service *kms.Service
+	lockout *lockout.Lockout
+}
 
 // integrity opens every record of the key store anew.
 func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error) {
@@ -140,7 +146,7 @@ func (a admin) listApps(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminApp], er
 	}
 	out := v1.Batch[v1.AdminApp]{Items: []v1.AdminApp{}}
 	for _, app := range apps.List() {
-		out.Items = append(out.Items, adminApp(apps, app))
+		out.Items = append(out.Items, a.adminApp(apps, app))
 	}
 	return out, nil
 }
@@ -154,7 +160,7 @@ func (a admin) showApp(r *http.Request, _ jsonhttp.None) (v1.AdminApp, error) {
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	out := adminApp(apps, app)
+	out := a.adminApp(apps, app)
 	out.Stale = !fresh
 	return out, nil
 }
@@ -169,7 +175,7 @@ func (a admin) changeApp(r *http.Request, in v1.ChangeApp) (v1.AdminApp, error) 
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return adminApp(apps, app), nil
+	return a.adminApp(apps, app), nil
 }
 
 func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
@@ -211,5 +217,5 @@ func change(apps *auth.Apps, app *auth.App, in v1.ChangeApp) error {
 	if in.Disabled != nil {
 		app.Disabled = *in.Disabled
 	}
-	return nil
+	return changeLimits(app, in)
 }

@@ -21,7 +21,7 @@ func validity(text string) (life.Period, error) {
 	return life.ParsePeriod(text)
 }
 
-func adminApp(apps *auth.Apps, app *auth.App) v1.AdminApp {
+func (a admin) adminApp(apps *auth.Apps, app *auth.App) v1.AdminApp {
 	out := v1.AdminApp{
 		Name: app.Name, AppKey: app.AppKey, State: "active", AllowIP: []string{}, Grants: app.Grants.Strings(),
 		Created: app.Created, Rotated: app.Secrets[len(app.Secrets)-1].Created,
@@ -46,7 +46,7 @@ func adminApp(apps *auth.Apps, app *auth.App) v1.AdminApp {
 	for _, pin := range apps.Pins(app.Name) {
 		out.Certificates = append(out.Certificates, v1.AdminPin{SPKI: pin.SPKI.String(), Added: pin.Added})
 	}
-	return out
+	return a.held(out, app)
 }
 
 // warning says that a secret expires soon, or has; "" when neither.
@@ -117,5 +117,5 @@ func (a admin) changed(r *http.Request, what string, change func(*auth.Apps, str
 	if err != nil {
 		return v1.AdminApp{}, err
 	}
-	return adminApp(apps, app), nil
+	return a.adminApp(apps, app), nil
 }

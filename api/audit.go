@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"regexp"
 	"strconv"
 
 	"github.com/go-chi/chi/v5"
@@ -10,6 +9,7 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
+	"github.com/trikey/trikey/kms/auth"
 )
 
 // recorder is a ResponseWriter that records its request before the first byte of the
@@ -124,10 +124,6 @@ func (s *server) describe(c *kms.Call) group {
 	return g
 }
 
-// appKeyForm is what an AppKey looks like. Anything else that was given as one may be a
-// secret in the wrong place.
-var appKeyForm = regexp.MustCompile(`^ak[a-z2-7]{16}$`)
-
 // recordFailure records that a caller was not let in, and returns why. That the machine
 // is sealed is nobody's failure to authenticate.
 func (s *server) recordFailure(op string, r *request, err error) error {
@@ -138,7 +134,7 @@ func (s *server) recordFailure(op string, r *request, err error) error {
 	e := audit.Event{Op: op, Address: s.clientAddr(r.Request).String(), Outcome: string(code)}
 	if r.caller != nil {
 		e.Actor = r.caller.Name
-	} else if name := claimed(r.Request); appKeyForm.MatchString(name) {
+	} else if name := claimed(r.Request); auth.IsAppKey(name) {
 		e.Actor = name
 	}
 	if failed := s.cfg.Audit.Failure(e); failed != nil {

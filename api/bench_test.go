@@ -19,6 +19,8 @@ import (
 	"github.com/trikey/trikey/keystore/bolt"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/guard"
+	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/policy"
 	"github.com/trikey/trikey/kms/token"
 )
@@ -34,13 +36,23 @@ type caller struct {
 // real store.
 func newCaller(t testing.TB) *caller {
 	t.Helper()
+	return newCallerHeld(t, nil)
+}
+
+// newCallerHeld returns one that a guard holds to its limits.
+func newCallerHeld(t testing.TB, g *guard.Guard) *caller {
+	t.Helper()
+	var limits *limit.Limits
+	if g != nil {
+		limits = g.Limits
+	}
 	machine := hsmtest.Open(t)
 	store, err := bolt.Open(bolt.Config{Path: filepath.Join(t.TempDir(), "store.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	service := kms.New(kms.Config{Machine: machine, Store: store, Tokens: token.Config{Issuer: "https://keys.example.com"}})
+	service := kms.New(kms.Config{Machine: machine, Store: store, Limits: limits, Tokens: token.Config{Issuer: "https://keys.example.com"}})
 	t.Cleanup(func() { _ = service.Close() })
 	if err := service.Load(t.Context()); err != nil {
 		t.Fatal(err)
@@ -62,7 +74,7 @@ func newCaller(t testing.TB) *caller {
 		t.Fatal(err)
 	}
 	metrics := api.NewMetrics(func(ctx context.Context) (hsm.Status, error) { return machine.Status(ctx) })
-	return &caller{api.New(api.Config{Service: service, Metrics: metrics}), service, c}
+	return &caller{api.New(api.Config{Service: service, Metrics: metrics, Guard: g}), service, c}
 }
 
 func (c *caller) post(path string, body []byte) *httptest.ResponseRecorder {

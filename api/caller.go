@@ -88,24 +88,11 @@ func (s *server) recognise(r *http.Request, apps *auth.Apps, method auth.Method,
 	return caller, sameApp(r, apps, caller)
 }
 
-// claimed is the AppKey that a request names, whoever makes it.
-func claimed(r *http.Request) string {
-	if name, _, ok := r.BasicAuth(); ok {
-		return name
-	}
-	if httpsig.Present(r) {
-		if signature, err := httpsig.Parse(r); err == nil {
-			return signature.KeyID
-		}
-	}
-	return ""
-}
-
 // clientAddr returns the address that the request came from: that of the
 // connection, or, behind trusted proxies, the last one that none of them wrote.
 func (s *server) clientAddr(r *http.Request) netip.Addr {
 	peer := remoteAddr(r.RemoteAddr)
-	if !s.trusts(peer) {
+	if !s.cfg.TrustedProxies.Trusts(peer) {
 		return peer
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -114,15 +101,11 @@ func (s *server) clientAddr(r *http.Request) netip.Addr {
 		if err != nil {
 			return peer // not what a proxy writes: believe nothing of it
 		}
-		if peer = addr.Unmap(); !s.trusts(peer) {
+		if peer = addr.Unmap(); !s.cfg.TrustedProxies.Trusts(peer) {
 			return peer
 		}
 	}
 	return peer
-}
-
-func (s *server) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 func remoteAddr(hostPort string) netip.Addr {

@@ -14,7 +14,6 @@ import (
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
-	"github.com/trikey/trikey/kms/auth"
 )
 
 // Limits of a stream of operations.
@@ -180,7 +179,7 @@ func (d *doStream) do(in *pb.DoRequest) *pb.DoResponse {
 }
 
 func (d *doStream) operations(r *request, in *pb.DoRequest) (*pb.DoResponse, error) {
-	if err := d.again(r); err != nil {
+	if err := d.enter(opDo, r); err != nil { // anew, as if it were a call of its own
 		return nil, err
 	}
 	all := in.GetOperations()
@@ -206,26 +205,6 @@ func (d *doStream) operations(r *request, in *pb.DoRequest) (*pb.DoResponse, err
 		return nil, err
 	}
 	return out, nil
-}
-
-// again looks at the caller anew: at its secret or certificate too. A token is not verified
-// again, but must not have ended.
-func (d *doStream) again(r *request) error {
-	if err := d.cfg.Audit.Ready(); err != nil {
-		return err
-	}
-	var now *auth.Caller
-	var err error
-	if r.caller.Token == nil {
-		now, err = d.identify(r.Request)
-	} else if now, err = d.cfg.Service.Again(r.caller, d.clientAddr(r.Request)); err != nil && !fault.CodeOf(err).Retryable() {
-		d.cfg.Metrics.authFailure(string(fault.CodeOf(err)))
-	}
-	if err != nil {
-		return d.recordFailure(opDo, r, err)
-	}
-	r.caller = now
-	return nil
 }
 
 // carryOut does the operations that can be read; the others have their errors.

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/trikey/trikey/api/v1"
 	pb "github.com/trikey/trikey/api/v1/cryptopb"
@@ -56,10 +58,14 @@ func grpcStatus(ctx context.Context, method string, err error) error {
 	if !known {
 		code = codes.Unknown
 	}
-	st, err := status.New(code, text).WithDetails(&errdetails.ErrorInfo{
+	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{
 		Reason: string(p.Code), Domain: v1.ErrorDomain,
 		Metadata: map[string]string{"retryable": strconv.FormatBool(p.Retryable), "request_id": id},
-	})
+	}}
+	if after := fault.RetryAfterOf(err); after > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	}
+	st, err := status.New(code, text).WithDetails(details...)
 	if err != nil {
 		return status.Error(codes.Internal, "the error cannot be encoded")
 	}
@@ -78,7 +84,7 @@ func grpcItemError(ctx context.Context, err error) *pb.Error {
 	if p.Status == http.StatusInternalServerError {
 		slog.ErrorContext(ctx, "operation failed", "error", err)
 	}
-	return &pb.Error{Code: string(p.Code), Detail: p.Detail, Retryable: p.Retryable}
+	return &pb.Error{Code: string(p.Code), Detail: p.Detail, Retryable: p.Retryable, RetryAfterMs: uint64(fault.RetryAfterOf(err).Milliseconds())}
 }
 
 // received is why a message could not be received.

@@ -21,18 +21,18 @@ import (
 // read 8 MiB.
 func grpcMethods() []grpc.StreamDesc {
 	return []grpc.StreamDesc{
-		unary("Encrypt", "encrypt", single(grpcEncrypt, grpcSealed)),
-		unary("Decrypt", "decrypt", single(grpcDecrypt, grpcOpened)),
-		unary("Reencrypt", "reencrypt", single(grpcReencrypt, grpcSealed)),
+		unary("Encrypt", "encrypt", oneOp(grpcEncrypt, grpcSealed)),
+		unary("Decrypt", "decrypt", oneOp(grpcDecrypt, grpcOpened)),
+		unary("Reencrypt", "reencrypt", oneOp(grpcReencrypt, grpcSealed)),
 		unary("BatchEncrypt", "batch_encrypt", (*grpcServer).batchEncrypt),
 		unary("BatchDecrypt", "batch_decrypt", (*grpcServer).batchDecrypt),
 		unary("BatchReencrypt", "batch_reencrypt", (*grpcServer).batchReencrypt),
-		unary("DataKey", "datakey", single(grpcDataKey, grpcDataKeyOf)),
-		unary("Mac", "mac", single(grpcMac, grpcCode)),
+		unary("DataKey", "datakey", oneOp(grpcDataKey, grpcDataKeyOf)),
+		unary("Mac", "mac", oneOp(grpcMac, grpcCode)),
 		unary("VerifyMac", "mac_verify", verification(grpcVerifyMac)),
 		unary("Sign", "sign", (*grpcServer).sign),
 		unary("Verify", "verify", verification(grpcVerify)),
-		unary("Random", "random", single(grpcRandom, func(c *kms.Call) *pb.RandomResponse { return &pb.RandomResponse{Random: c.Output} })),
+		unary("Random", "random", oneOp(grpcRandom, func(c *kms.Call) *pb.RandomResponse { return &pb.RandomResponse{Random: c.Output} })),
 		unary("Inspect", "inspect", (*grpcServer).inspect),
 		unary("GetKey", "key", (*grpcServer).getKey),
 		{StreamName: "Do", ServerStreams: true, ClientStreams: true, Handler: doHandler},
@@ -95,7 +95,7 @@ func (g *grpcServer) enter(op string, r *request) error {
 		return g.recordFailure(op, r, fault.New(fault.SignatureInvalid, "requests are signed over HTTP alone; "+
 			"call with the AppKey and AppSecret, a token, or a client certificate"))
 	}
-	return g.admit(op, r)
+	return g.server.enter(op, r)
 }
 
 // wipe erases what an answer has of a data key.
@@ -124,8 +124,8 @@ func keyOf(in any) string {
 	return ""
 }
 
-// single is a method of one operation.
-func single[P, Out proto.Message](call func(P) (kms.Call, error), answer func(*kms.Call) Out) func(*grpcServer, *request, P) (Out, error) {
+// oneOp is a method of one operation.
+func oneOp[P, Out proto.Message](call func(P) (kms.Call, error), answer func(*kms.Call) Out) func(*grpcServer, *request, P) (Out, error) {
 	return func(g *grpcServer, r *request, in P) (none Out, err error) {
 		c, err := call(in)
 		if err == nil {

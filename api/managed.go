@@ -74,8 +74,8 @@ func addressOf(r *http.Request) string {
 var told = map[string]bool{
 	"index": true, "name": true, "algorithm": true, "allow_ip": true, "deny_ip": true, "grants": true, "grant": true, "revoke": true, "disabled": true,
 	"app": true, "range": true, "remove": true, "owner": true, "why": true, "days": true, "version": true, "rotate": true, "rotate_after": true,
-	"retain": true, "require_context": true, "strict_context": true, "pre_active": true, "purpose": true, "exportable": true, "publish": true,
-	"user": true, "person": true, "id": true, "expires": true, "spki": true,
+	"retain": true, "require_context": true, "strict_context": true, "pre_active": true, "limit": true, "budget": true, "purpose": true, "exportable": true,
+	"publish": true, "user": true, "person": true, "id": true, "expires": true, "spki": true,
 }
 
 // details is what a request asks for: what its path names, and what may be told of its

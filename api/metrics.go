@@ -48,19 +48,26 @@ func NewMetrics(status func(context.Context) (hsm.Status, error)) *Metrics {
 			Name: "trikey_auth_failures_total", Help: "Requests that were refused before their operation, by reason.",
 		}, []string{"reason"}),
 	}
+	m.registry.MustRegister(
+		m.requests, m.duration, m.items, m.streamed, m.authFailures,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	registerState(m.registry, status)
+	return m
+}
+
+// registerState has a registry tell the state of a machine.
+func registerState(registry *prometheus.Registry, status func(context.Context) (hsm.Status, error)) {
 	gauge := func(name, help string, value func(hsm.Status, error) float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			return value(status(context.Background()))
 		})
 	}
-	m.registry.MustRegister(
-		m.requests, m.duration, m.items, m.streamed, m.authFailures,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	registry.MustRegister(
 		gauge("trikey_sealed", "1 while the machine is not open.", func(s hsm.Status, err error) float64 { return b2f(err != nil || s.State != hsm.Open) }),
 		gauge("trikey_unseal_progress", "Key cards given in the unsealing under way.", func(s hsm.Status, _ error) float64 { return float64(s.Have) }),
 		gauge("trikey_machine_up", "1 while the machine answers.", func(_ hsm.Status, err error) float64 { return b2f(err == nil) }),
 	)
-	return m
 }
 
 func b2f(b bool) float64 {

@@ -10,7 +10,6 @@ package api
 import (
 	"errors"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
+	"github.com/trikey/trikey/kms/guard"
 )
 
 // Config is what the listeners need.
@@ -31,7 +31,9 @@ type Config struct {
 
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed. From
 	// any other the header is ignored.
-	TrustedProxies []netip.Prefix
+	TrustedProxies *Proxies
+
+	Guard *guard.Guard // nil lets everybody on
 
 	Audit *audit.Log // nil records nothing
 
@@ -139,7 +141,7 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 
 // audited serves a request that is recorded before it is answered.
 func (s *server) audited(op string, r *request, serve func(*request) error) error {
-	if err := s.admit(op, r); err != nil {
+	if err := s.enter(op, r); err != nil {
 		return err
 	}
 	recorder := &recorder{ResponseWriter: r.in, record: func() error { return s.record(op, r, nil) }}
@@ -161,15 +163,18 @@ func (s *server) audited(op string, r *request, serve func(*request) error) erro
 	return err
 }
 
-// admit lets a request in whose caller is known and may call from where it does, and records
-// any other.
-func (s *server) admit(op string, r *request) error {
+// enter lets a request in whose caller is known, may call from where it does and may do op,
+// and records any other.
+func (s *server) enter(op string, r *request) error {
 	if err := s.cfg.Audit.Ready(); err != nil {
 		return err
 	}
-	var err error
-	if r.caller, err = s.identify(r.Request); err == nil {
-		err = permit(op, r.caller)
+	caller, err := s.admit(r.Request)
+	if caller != nil {
+		r.caller = caller // of a stream, it was known before
+	}
+	if err == nil {
+		err = permit(op, caller)
 	}
 	if err != nil {
 		return s.recordFailure(op, r, err)

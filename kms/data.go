@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
@@ -30,6 +31,7 @@ type Call struct {
 	JWS       *JWS   // Sign, Verify: as a JSON Web Signature
 
 	segment hsm.Segment // of a stream
+	spent   bool        // it is counted in its app's budget
 
 	// Results.
 	Plain        []byte // DataKey
@@ -53,6 +55,12 @@ func (s *Service) Do(ctx context.Context, caller *auth.Caller, calls []Call) err
 	if err != nil {
 		return err
 	}
+	if err := s.cfg.Limits.Take(caller.Name, caller.Limit, caller.From, len(calls)); err != nil {
+		return err
+	}
+	if l.activity.Seen(caller.Name, caller.From, len(calls), s.cfg.Now()) {
+		l.keepSoon()
+	}
 	all := make([]int, len(calls))
 	for i := range all {
 		all[i] = i
@@ -73,7 +81,10 @@ func (s *Service) do(ctx context.Context, l *loaded, caller *auth.Caller, calls 
 	at := make([]int, 0, len(which)) // the call of each operation
 	for _, i := range which {
 		c := &calls[i]
-		op, err := c.prepare(l, caller)
+		op, err := c.prepare(l, caller, s.cfg.Now)
+		if err == nil && c.KeyIndex != 0 {
+			err = s.cfg.Limits.TakeKey(c.KeyIndex)
+		}
 		if err != nil {
 			c.Err = err
 			continue
@@ -96,7 +107,7 @@ func (s *Service) do(ctx context.Context, l *loaded, caller *auth.Caller, calls 
 
 // prepare finds the call's keys, checks its grants, and makes the machine's
 // operation of it.
-func (c *Call) prepare(l *loaded, caller *auth.Caller) (hsm.Op, error) {
+func (c *Call) prepare(l *loaded, caller *auth.Caller, now func() time.Time) (hsm.Op, error) {
 	if err := errors.Join(c.Context.Validate(), c.ToContext.Validate()); err != nil {
 		return hsm.Op{}, err
 	}
@@ -109,7 +120,7 @@ func (c *Call) prepare(l *loaded, caller *auth.Caller) (hsm.Op, error) {
 	case hsm.Encrypt:
 		op.Key, op.Algorithm, err = c.sealing(l, caller, policy.Encrypt, c.Key, c.Context)
 	case hsm.Decrypt:
-		op.Key, err = c.opening(l, caller, policy.Decrypt)
+		op.Key, err = c.decrypting(l, caller, now)
 	case hsm.Reencrypt:
 		if op.Key, err = c.opening(l, caller, policy.ReencryptFrom); err != nil {
 			return op, err
@@ -138,7 +149,7 @@ func (c *Call) prepare(l *loaded, caller *auth.Caller) (hsm.Op, error) {
 			op.Key, err = c.opening(l, caller, policy.Encrypt)
 		}
 	case hsm.OpenSegment:
-		op.Key, err = c.opening(l, caller, policy.Decrypt)
+		op.Key, err = c.decrypting(l, caller, now)
 	default:
 		err = fault.New(fault.BadRequest, "unknown operation")
 	}
@@ -205,6 +216,15 @@ func (c *Call) opening(l *loaded, caller *auth.Caller, grant policy.Op) (hsm.Wra
 	c.openedBy, c.openedVer = k, header.Version
 	c.KeyAlgorithm = alg.ID(header.Suite)
 	return v.Wrapped, nil
+}
+
+// decrypting is opening for a caller that gets the plaintext, within its budget.
+func (c *Call) decrypting(l *loaded, caller *auth.Caller, now func() time.Time) (hsm.WrappedKey, error) {
+	key, err := c.opening(l, caller, policy.Decrypt)
+	if err != nil {
+		return "", err
+	}
+	return key, c.spend(l, caller, c.openedBy.Version(c.openedVer), now())
 }
 
 // header is that of the ciphertext, or what it has in common with that of the

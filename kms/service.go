@@ -19,13 +19,17 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/activity"
+	"github.com/trikey/trikey/kms/alert"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lease"
+	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/nonce"
 	"github.com/trikey/trikey/kms/record"
 	"github.com/trikey/trikey/kms/token"
@@ -48,6 +52,14 @@ type Config struct {
 	// StoreCheck is how often the service looks whether the store answers, and tries
 	// again where it did not; one second when zero.
 	StoreCheck time.Duration
+
+	// Limits are what callers are held to; nil are none.
+	Limits *limit.Limits
+
+	// Alert is told what is unusual of an app; nil is told nothing. UnusualRate is how
+	// many times its mean an app's rate must be for that, 0 for never; it may change.
+	Alert       func(alert.Alert)
+	UnusualRate *atomic.Int64
 
 	// Signer signs certificates of destruction. Without one nothing is destroyed.
 	Signer Signer
@@ -83,11 +95,17 @@ type loaded struct {
 	ranges ranges
 	tokens *token.Authority
 	nonces *nonce.Ledger
-	stop   context.CancelFunc // ends the watch and the steward
-	done   chan struct{}      // closed when the watch has ended
-	left   chan struct{}      // closed when the steward has
+
+	spending *spending
+	activity *activity.Tracker
+	alert    func(alert.Alert)
+
+	stop context.CancelFunc // ends the watch and the steward
+	done chan struct{}      // closed when the watch has ended
+	left chan struct{}      // closed when the steward has
 
 	exhausted chan exhausted // versions to be rotated because of their count
+	keep      chan struct{}  // calls the goroutine that keeps house; holds one
 }
 
 // New returns a service that has not loaded anything.
@@ -100,6 +118,12 @@ func New(cfg Config) *Service {
 	}
 	if cfg.Record == nil {
 		cfg.Record = func(_ context.Context, _ string, _ uint32, f func() error) error { return f() }
+	}
+	if cfg.Alert == nil {
+		cfg.Alert = func(alert.Alert) {}
+	}
+	if cfg.UnusualRate == nil {
+		cfg.UnusualRate = new(atomic.Int64)
 	}
 	if cfg.StoreCheck == 0 {
 		cfg.StoreCheck = time.Second
@@ -153,13 +177,23 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
+	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
 	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
 	from := int64(math.MaxInt64)
 	for _, part := range []struct {
 		prefix string
 		apply  func(record.Record) error
-	}{{keyPrefix, l.keys.apply}, {auth.Prefix, l.apps.Apply}, {usePrefix, l.keys.applyUse}, {rangesRecord, l.ranges.apply}, {token.Prefix, l.tokens.Apply}} {
+	}{
+		{keyPrefix, l.keys.apply},
+		{auth.Prefix, l.apps.Apply},
+		{usePrefix, l.keys.applyUse},
+		{rangesRecord, l.ranges.apply},
+		{token.Prefix, l.tokens.Apply},
+		{suspensionPrefix, l.spending.apply},
+		{activity.Prefix, l.applyHabits},
+	} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
 			return nil, err
@@ -193,6 +227,10 @@ func (l *loaded) apply(e record.Event) error {
 		apply, remove = l.tokens.Apply, l.tokens.Remove
 	case strings.HasPrefix(e.Name, usePrefix) && !e.Deleted:
 		apply = l.keys.applyUse
+	case strings.HasPrefix(e.Name, suspensionPrefix):
+		apply, remove = l.spending.apply, l.spending.remove
+	case strings.HasPrefix(e.Name, activity.Prefix) && !e.Deleted:
+		apply = l.applyHabits
 	case e.Name == rangesRecord && !e.Deleted:
 		apply = l.ranges.apply
 	default:

@@ -7,6 +7,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/envelope"
+	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
 )
 
@@ -37,7 +38,7 @@ func (s *Service) stream(caller *auth.Caller, c Call) (*Stream, error) {
 		return nil, err
 	}
 	t := &Stream{service: s, caller: *caller, call: c}
-	_, err = t.call.prepare(l, caller)
+	_, err = t.call.prepare(l, caller, s.cfg.Now)
 	return t, err
 }
 
@@ -73,4 +74,23 @@ func (t *Stream) Do(ctx context.Context, dst []byte, segment envelope.Segment) (
 }
 
 // allowed returns the caller with its app as that is by now.
-func (t *Stream) allowed() (*auth.Caller, error) { return t.service.standing(&t.caller) }
+func (t *Stream) allowed() (*auth.Caller, error) {
+	apps, err := t.service.Apps()
+	if err != nil {
+		return nil, err
+	}
+	caller := t.caller
+	if caller.Token != nil {
+		tokens, err := t.service.Tokens()
+		if err == nil {
+			err = tokens.Alive(caller.Token)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if caller.App, err = apps.Find(t.caller.Name); err != nil || caller.Disabled {
+		return nil, fault.New(fault.Unauthorized, "the app %s was disabled while the stream was under way", t.caller.Name)
+	}
+	return &caller, nil
+}

@@ -226,7 +226,14 @@ func (s *Service) keepHouse(ctx context.Context, l *loaded) {
 			if err := s.flush(ctx, l); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Error("the counts of operations were not written; they are kept for the next time", "error", err)
 			}
+			l.activity.Look(s.now())
 			next = false
+		}
+		if err := s.flushHabits(ctx, l); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("the addresses and hours of apps were not written; they are kept for the next time", "error", err)
+		}
+		if err := s.flushSuspensions(ctx, l); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("the suspension of an app was not written; it holds on this node, and is tried again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -234,6 +241,7 @@ func (s *Service) keepHouse(ctx context.Context, l *loaded) {
 			return
 		case <-ticker.C:
 			next = true
+		case <-l.keep:
 		case e := <-l.exhausted:
 			s.rotateExhausted(ctx, e)
 		}
@@ -244,7 +252,7 @@ func (s *Service) keepHouse(ctx context.Context, l *loaded) {
 func (s *Service) leaveHouse(l *loaded) {
 	ctx, cancel := context.WithTimeout(context.Background(), lastFlush)
 	defer cancel()
-	if err := errors.Join(s.flush(ctx, l), s.lease.Release(ctx)); err != nil {
+	if err := errors.Join(s.flush(ctx, l), s.flushHabits(ctx, l), s.flushSuspensions(ctx, l), s.lease.Release(ctx)); err != nil {
 		s.cfg.Log.Warn("the last counts of operations were not written", "error", err)
 	}
 }

@@ -118,7 +118,7 @@ func (l *links) everywhere(ctx context.Context, ops []*pb.Operation) (results []
 		switch {
 		case ctx.Err() != nil:
 			return nil, true, by.value, ctx.Err()
-		case err == nil, !fault.CodeOf(err).Retryable():
+		case err == nil, !fault.CodeOf(err).Retryable(), errors.Is(err, fault.RateLimited):
 			l.preferred.Store(at)
 			return results, true, by.value, err
 		}
@@ -141,7 +141,10 @@ func (l *links) once(ctx context.Context, at uint32, by shown, ops []*pb.Operati
 // wholeError is why a message was not served at all: then its first operation says so as
 // all others do.
 func wholeError(results []*pb.Result) error {
-	if e := results[0].GetError(); e.GetRetryable() || e.GetCode() == string(fault.Unauthorized) {
+	e := results[0].GetError()
+	switch code := fault.Code(e.GetCode()); {
+	case code == fault.RateLimited: // of this one; there may be others
+	case e.GetRetryable(), code == fault.Unauthorized:
 		return errorOfItem(e)
 	}
 	return nil
@@ -151,7 +154,15 @@ func errorOfItem(e *pb.Error) error {
 	if e == nil {
 		return nil
 	}
-	return (&v1.ItemError{Code: fault.Code(e.GetCode()), Detail: e.GetDetail()}).Err()
+	return after((&v1.ItemError{Code: fault.Code(e.GetCode()), Detail: e.GetDetail()}).Err(), time.Duration(e.GetRetryAfterMs())*time.Millisecond)
+}
+
+// after tells a fault how long to wait before another try.
+func after(err error, wait time.Duration) error {
+	if f := (*fault.Error)(nil); errors.As(err, &f) {
+		f.RetryAfter = wait
+	}
+	return err
 }
 
 // errorOf is the fault that a status carries, and Unavailable for one that carries none: then
@@ -161,10 +172,20 @@ func errorOf(err error) error {
 		return fault.New(fault.Unavailable, "the stream was ended")
 	}
 	st, _ := status.FromError(err)
+	var wait time.Duration
+	var told error
 	for _, d := range st.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == v1.ErrorDomain {
-			return fault.Problem{Code: fault.Code(info.GetReason()), Detail: st.Message()}.Err()
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			if d.GetDomain() == v1.ErrorDomain {
+				told = fault.Problem{Code: fault.Code(d.GetReason()), Detail: st.Message()}.Err()
+			}
+		case *errdetails.RetryInfo:
+			wait = d.GetRetryDelay().AsDuration()
 		}
+	}
+	if told != nil {
+		return after(told, wait)
 	}
 	if st.Code() == codes.ResourceExhausted {
 		return fault.New(fault.TooLarge, "the service refuses a message of that size")

@@ -63,6 +63,11 @@ type AdminApp struct {
 	ValidSecrets []AdminSecret `json:"valid_secrets"` // newest last
 	Certificates []AdminPin    `json:"certificates"`
 	Warnings     []string      `json:"warnings,omitempty"`
+
+	Limit     string     `json:"limit,omitempty"`     // its own rate; "": everybody's
+	Budget    string     `json:"budget,omitempty"`    // of what it decrypts
+	Spent     *Spent     `json:"spent,omitempty"`     // of the budget
+	Suspended *Suspended `json:"suspended,omitempty"` // its decryption, until it is reopened
 }
 
 // AdminSecret is one of an app's secrets.
@@ -79,6 +84,27 @@ type AdminPin struct {
 	Added time.Time `json:"added"`
 }
 
+// Spent is what an app has decrypted today (UTC) on the node that answers.
+type Spent struct {
+	Items         int `json:"items"`
+	Conversations int `json:"conversations"`
+	Old           int `json:"old"`
+}
+
+// Suspended says since when, and by what of its budget, an app may no longer decrypt.
+type Suspended struct {
+	Why  string    `json:"why"` // items, conversations or age
+	Time time.Time `json:"time"`
+}
+
+// ReopenApp is the body of POST /admin/v1/apps/{name}/reopen.
+type ReopenApp struct {
+	Why string `json:"why"`
+}
+
+// LimitDefault takes an app's own rate away, so that everybody's holds for it.
+const LimitDefault = "default"
+
 // ChangeApp is the body of PATCH /admin/v1/apps/{name}. Each field that is given is
 // one change.
 type ChangeApp struct {
@@ -87,4 +113,6 @@ type ChangeApp struct {
 	Grant    string `json:"grant,omitempty"`
 	Revoke   string `json:"revoke,omitempty"`
 	Disabled *bool  `json:"disabled,omitempty"`
+	Limit    string `json:"limit,omitempty"`  // a rate, none, or LimitDefault
+	Budget   string `json:"budget,omitempty"` // a budget, or none
 }

@@ -24,6 +24,7 @@ import (
 // bed is the service under test and the empty handler beside it, each a process of its
 // own.
 type bed struct {
+	name   string
 	dir    string
 	client *http.Client
 	roots  *x509.CertPool
@@ -39,6 +40,19 @@ type bed struct {
 type target struct {
 	address string
 	process *exec.Cmd
+	more    []*exec.Cmd // that work for it: crypto machines which run apart
+}
+
+// cpu returns the processor time of all its processes.
+func (t target) cpu() (total time.Duration, err error) {
+	for _, p := range append([]*exec.Cmd{t.process}, t.more...) {
+		used, err := cpuOf(p.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		total += used
+	}
+	return total, nil
 }
 
 // emptyVariable tells a process to be the empty handler; its value is the directory
@@ -56,45 +70,90 @@ func newBed(ctx context.Context, trikey string) (b *bed, err error) {
 		return b, err
 	}
 	site := filepath.Join(b.dir, "site")
-	command := func(into any, args ...string) error {
-		cmd := exec.CommandContext(ctx, trikey, args...)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		if err == nil && into != nil {
-			err = json.Unmarshal(out, into)
-		}
-		if err != nil {
-			return fmt.Errorf("trikey %s: %w", strings.Join(args[:2], " "), err)
-		}
-		return nil
-	}
-	if err := command(nil, "demo", "--dir", site, "--setup-only"); err != nil {
+	c := cli{ctx, trikey}
+	if _, err := c.run("demo", "--dir", site, "--setup-only"); err != nil {
 		return b, err
 	}
 	config := filepath.Join(site, "trikey.yaml")
 	if err := b.start(ctx, trikey, site, config); err != nil {
 		return b, err
 	}
-	pin := func(n string) string { return "--pin-file=" + filepath.Join(site, "pins", n) }
-	if err := command(nil, "machine", "unseal", "-o", "json", "--config", config, pin("1"), pin("2"), pin("3")); err != nil {
+	if err := c.unseal(config, site); err != nil {
 		return b, err
 	}
-	if err := command(nil, "key", "create", "--config", config, "--index", "7", "--name", "chat"); err != nil {
-		return b, err
+	return b, b.makeApp(c, config)
+}
+
+// cli runs the command that is measured.
+type cli struct {
+	ctx    context.Context
+	trikey string
+}
+
+func (c cli) run(args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(c.ctx, c.trikey, args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("trikey %s: %w", strings.Join(args[:2], " "), err)
+	}
+	return out, err
+}
+
+// unseal opens a machine with the cards of a site.
+func (c cli) unseal(config, cards string) error {
+	pin := func(n string) string { return "--pin-file=" + filepath.Join(cards, "pins", n) }
+	_, err := c.run("machine", "unseal", "-o", "json", "--config", config, pin("1"), pin("2"), pin("3"))
+	return err
+}
+
+// makeApp makes a key, and the app that the load comes from.
+func (b *bed) makeApp(c cli, config string) error {
+	if _, err := c.run("key", "create", "--config", config, "--index", "7", "--name", "chat"); err != nil {
+		return err
 	}
 	var app struct {
 		Name      string `json:"name"`
 		AppKey    string `json:"app_key"`
 		AppSecret string `json:"app_secret"`
 	}
-	err = command(&app, "app", "create", "--config", config, "--name", "im", "--allow-ip", "127.0.0.1/32",
+	out, err := c.run("app", "create", "--config", config, "--name", "im", "--allow-ip", "127.0.0.1/32",
 		"--grant", "keys=1-99;ops=encrypt,decrypt,reencrypt", "-o", "json")
+	if err == nil {
+		err = json.Unmarshal(out, &app)
+	}
 	b.key, b.secret = app.AppKey, app.AppSecret
-	return b, err
+	return err
 }
 
 // start runs both servers and waits for them.
 func (b *bed) start(ctx context.Context, trikey, site, config string) error {
+	if err := b.address(site, config); err != nil {
+		return err
+	}
+	b.trikey.process = exec.CommandContext(ctx, trikey, "serve", "--config", config)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	b.empty = target{address: free.Addr().String(), process: exec.CommandContext(ctx, "/proc/self/exe")}
+	if err := free.Close(); err != nil {
+		return err
+	}
+	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
+	for _, t := range []target{b.trikey, b.empty} {
+		if err := t.process.Start(); err != nil {
+			return err
+		}
+		if err := b.wait(ctx, t.address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// address reads where the service listens, and makes a client for it.
+func (b *bed) address(site, config string) error {
 	raw, err := os.ReadFile(config)
 	if err != nil {
 		return err
@@ -117,28 +176,11 @@ func (b *bed) start(ctx context.Context, trikey, site, config string) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	b.roots, b.rpcAddress = roots, cfg.GRPC.Listen
+	b.trikey.address = cfg.API.Listen
 	b.client = &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, MaxIdleConnsPerHost: 256,
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}}
-	b.trikey = target{cfg.API.Listen, exec.CommandContext(ctx, trikey, "serve", "--config", config)}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	b.empty = target{free.Addr().String(), exec.CommandContext(ctx, "/proc/self/exe")}
-	if err := free.Close(); err != nil {
-		return err
-	}
-	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
-	for _, t := range []target{b.trikey, b.empty} {
-		if err := t.process.Start(); err != nil {
-			return err
-		}
-		if err := b.wait(ctx, t.address); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -232,7 +274,7 @@ func (b *bed) measure(ctx context.Context, l load, each time.Duration) (result, 
 	if l.empty {
 		t = b.empty
 	}
-	before, err := cpuOf(t.process.Process.Pid)
+	before, err := t.cpu()
 	if err != nil {
 		return result{}, err
 	}
@@ -244,7 +286,7 @@ func (b *bed) measure(ctx context.Context, l load, each time.Duration) (result, 
 		return b.loop(ctx, l, start.Add(each))
 	})
 	r := result{requests: float64(len(latencies)), took: time.Since(start)}
-	after, err := cpuOf(t.process.Process.Pid)
+	after, err := t.cpu()
 	if failed != nil || err != nil || len(latencies) == 0 {
 		return r, errors.Join(failed, err)
 	}

@@ -44,9 +44,14 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds")
 	size := flag.Int("size", 256, "bytes of a plaintext")
 	only := flag.String("only", "", "run only cases whose names have this in them, beside the empty handler")
+	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if *separate {
+		fatal(runApart(ctx, *trikey, *each, *rounds, *size))
+		return
+	}
 	fatal(run(ctx, *trikey, *each, *rounds, *size, *only))
 }
 

@@ -92,6 +92,7 @@ type site struct {
 	serve  *exec.Cmd
 	exited chan struct{} // closed when serve has ended
 	log    *bytes.Buffer
+	verb   []string     // that runs it; serve when nil
 	on     *netlab.Host // where the service runs; nil: here
 	key    string       // of the app that createApp made
 	secret string
@@ -144,11 +145,14 @@ func (s *site) start(env ...string) {
 func (s *site) startBinary(binary string, env ...string) {
 	s.t.Helper()
 	s.log.Reset()
-	command := exec.CommandContext
+	verb, command := s.verb, exec.CommandContext
+	if verb == nil {
+		verb = []string{"serve"}
+	}
 	if s.on != nil {
 		command = s.on.Command
 	}
-	s.serve = command(s.t.Context(), binary, "serve", "--config", s.path("trikey.yaml"))
+	s.serve = command(s.t.Context(), binary, append(verb, "--config", s.path("trikey.yaml"))...)
 	s.serve.Env = append(os.Environ(), env...)
 	s.serve.Stderr = s.log
 	if err := s.serve.Start(); err != nil {

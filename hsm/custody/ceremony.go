@@ -158,6 +158,13 @@ func (d *Desk) Begin(ctx context.Context, plan hsm.Plan) (hsm.Progress, error) {
 	return c.progress(), nil
 }
 
+// errApart refuses a ceremony that would part a machine from the key store.
+func errApart(kind hsm.CeremonyKind) error {
+	return fault.New(fault.Conflict, "%s changes records of the key store, which a machine that runs apart does not have, and nothing was done: stop this machine "+
+		"(and with rotate-root every service), run trikey serve with its configuration, the services' store and no machines, conduct the ceremony there, "+
+		"and give the new record to every machine (trikey machine export-record, trikey machine adopt); docs/operations.md has the steps", kind)
+}
+
 // checkPlan fills in what the plan leaves open, and refuses what cannot be done.
 func (d *Desk) checkPlan(plan *hsm.Plan) error {
 	kinds := []hsm.CeremonyKind{hsm.Init, hsm.VerifyCards, hsm.Resplit, hsm.ReplaceCard, hsm.RotateRoot, hsm.Destroy}
@@ -169,6 +176,8 @@ func (d *Desk) checkPlan(plan *hsm.Plan) error {
 			"its cards open it: trikey machine unseal", d.record.KCV)
 	case plan.Kind != hsm.Init && d.record == nil:
 		return errBlank
+	case d.cfg.Apart && (plan.Kind == hsm.Resplit || plan.Kind == hsm.ReplaceCard || plan.Kind == hsm.RotateRoot):
+		return errApart(plan.Kind)
 	case len(plan.Lost) > 0 && plan.Kind != hsm.ReplaceCard:
 		return fault.New(fault.BadRequest, "lost: only replace-card declares cards lost")
 	}

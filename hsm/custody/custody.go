@@ -38,6 +38,10 @@ type Config struct {
 	// start without cards (Desk.Start).
 	Warm bool
 
+	// Apart says that the key store is with services elsewhere: ceremonies that change which
+	// records open are refused.
+	Apart bool
+
 	// Remote says that submissions can arrive: there is a listener for them.
 	Remote bool
 

@@ -19,11 +19,16 @@ func readRecord(dir string) (*hsm.Record, error) {
 	if found, err := durable.Read(filepath.Join(dir, recordFile), &r); err != nil || !found {
 		return nil, err
 	}
-	if r.Threshold < 2 || int(r.Shares) != len(r.Commitments) || r.Threshold > r.Shares {
+	if !dealing(&r) {
 		return nil, fault.New(fault.RecordDamaged, "%s: does not describe a dealing; restore it from a backup",
 			filepath.Join(dir, recordFile))
 	}
 	return &r, nil
+}
+
+// dealing reports whether a record can be one of a dealing.
+func dealing(r *hsm.Record) bool {
+	return r.Threshold >= 2 && int(r.Shares) == len(r.Commitments) && r.Threshold <= r.Shares && r.KCV != ""
 }
 
 // pending lists the dealings that were begun on this machine and never

@@ -34,6 +34,9 @@ const (
 	Conflict            Code = "conflict"
 	Internal            Code = "internal"
 	AuditBlocked        Code = "audit_blocked"
+	RateLimited         Code = "rate_limited"
+	LockedOut           Code = "locked_out"
+	BudgetExceeded      Code = "budget_exceeded"
 )
 
 // Codes of the machine's console: cards, PINs, ceremonies.
@@ -120,6 +123,9 @@ var kinds = map[Code]kind{
 	UnsupportedMedia:    {"The content type is not supported", http.StatusUnsupportedMediaType, ExitUsage, false},
 	Conflict:            {"It conflicts with what exists", http.StatusConflict, ExitFailed, false},
 	AuditBlocked:        {"The audit log cannot be written", http.StatusServiceUnavailable, ExitUnavailable, true},
+	RateLimited:         {"The caller asks for more than its rate", http.StatusTooManyRequests, ExitUnavailable, true},
+	LockedOut:           {"Too many failed authentications", http.StatusTooManyRequests, ExitRefused, false},
+	BudgetExceeded:      {"The app's decryption is suspended", http.StatusForbidden, ExitRefused, false},
 	Internal:            {"The service failed", http.StatusInternalServerError, ExitFailed, false},
 
 	MachineBlank:       {"The machine is blank", http.StatusConflict, ExitUnavailable, false},

@@ -17,13 +17,19 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Error is a failure with a stable code.
 type Error struct {
 	Code   Code
 	Detail string // for people: what happened, what to do next
-	cause  error
+
+	// RetryAfter is how long the caller is to wait before it tries again, as in the
+	// header field of that name (RFC 9110, section 10.2.3); zero when nothing is known.
+	RetryAfter time.Duration
+
+	cause error
 }
 
 // New returns a fault with a detail made as by fmt.Sprintf.
@@ -35,6 +41,20 @@ func New(code Code, format string, args ...any) error {
 // through it, and its text ends with the cause's.
 func Wrap(code Code, err error, format string, args ...any) error {
 	return &Error{Code: code, Detail: fmt.Sprintf(format, args...), cause: err}
+}
+
+// Later returns a fault that passes by itself after some time.
+func Later(code Code, after time.Duration, format string, args ...any) error {
+	return &Error{Code: code, Detail: fmt.Sprintf(format, args...), RetryAfter: after}
+}
+
+// RetryAfterOf returns how long to wait before the call that ended with err is tried
+// again, zero when it does not say.
+func RetryAfterOf(err error) time.Duration {
+	if f := (*Error)(nil); errors.As(err, &f) {
+		return f.RetryAfter
+	}
+	return 0
 }
 
 // Error returns the detail and the cause; where both are missing, the code's

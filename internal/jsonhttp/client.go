@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -88,7 +90,13 @@ func Open(c *http.Client, req *http.Request) (*http.Response, error) {
 	}
 	var p fault.Problem
 	if strings.HasPrefix(res.Header.Get("Content-Type"), fault.MediaType) && json.Unmarshal(body, &p) == nil {
-		return nil, p.Err()
+		err := p.Err()
+		if f := (*fault.Error)(nil); errors.As(err, &f) {
+			if seconds, bad := strconv.Atoi(res.Header.Get("Retry-After")); bad == nil && seconds > 0 {
+				f.RetryAfter = time.Duration(seconds) * time.Second
+			}
+		}
+		return nil, err
 	}
 	// What fails at /oauth2 has a form of its own (RFC 6749 section 5.2).
 	var o struct {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -36,12 +37,29 @@ func TestUnmarshalNamesTheField(t *testing.T) {
 	}
 }
 
+func TestDepth(t *testing.T) {
+	for n, deep := range map[int]bool{jsonhttp.MaxDepth: false, jsonhttp.MaxDepth + 1: true, 9000: true} {
+		for _, body := range []string{
+			strings.Repeat("[", n) + strings.Repeat("]", n), strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n),
+			`["` + strings.Repeat(`\"[`, 50) + `",` + strings.Repeat("[", n-1) + strings.Repeat("]", n),
+		} {
+			var v any
+			err := jsonhttp.Unmarshal([]byte(body), &v)
+			if (err != nil) != deep {
+				t.Errorf("depth %d: %.60s: %v", n, body, err)
+			}
+		}
+	}
+}
+
 // What one end says, the other understands.
 func TestBothEnds(t *testing.T) {
 	s := httptest.NewServer(jsonhttp.Handle(100, func(_ *http.Request, v in) (in, error) {
 		switch v.Name {
 		case "fault":
 			return v, fault.Wrap(fault.CardDamaged, io.EOF, "card %d", 3)
+		case "busy":
+			return v, fault.Later(fault.RateLimited, 1100*time.Millisecond, "wait")
 		case "bug":
 			return v, errors.New("internal secret text")
 		}
@@ -57,6 +75,9 @@ func TestBothEnds(t *testing.T) {
 	}
 	if _, err := call("fault"); !errors.Is(err, fault.CardDamaged) || !strings.Contains(err.Error(), "card 3: EOF") {
 		t.Errorf("%v", err)
+	}
+	if _, err := call("busy"); !errors.Is(err, fault.RateLimited) || fault.RetryAfterOf(err) != 2*time.Second {
+		t.Errorf("%v, after %s", err, fault.RetryAfterOf(err))
 	}
 	if _, err := call("bug"); !errors.Is(err, fault.Internal) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)

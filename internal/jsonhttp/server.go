@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -97,8 +98,13 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, buf *bytes.Bu
 }
 
 // drain reads the rest of a body that is too large, up to a bound: a client that is
-// still sending would not read the answer.
-func drain(r *http.Request, limit int64) { _, _ = io.CopyN(io.Discard, r.Body, 4*limit) }
+// still sending would not read the answer. One that asked first has sent nothing.
+func drain(r *http.Request, limit int64) {
+	if r.Header.Get("Expect") != "" { // it waits for an answer (RFC 9110, section 10.1.1)
+		return
+	}
+	_, _ = io.CopyN(io.Discard, r.Body, 4*limit)
+}
 
 func tooLarge(limit int64) error {
 	return fault.New(fault.TooLarge, "the body is larger than %d bytes", limit)
@@ -143,6 +149,9 @@ func CheckType(r *http.Request, want string) error {
 // Unmarshal decodes strictly: no unknown, repeated or wrongly cased names, no
 // invalid UTF-8. Its errors are fault.BadRequest and name the field.
 func Unmarshal(data []byte, into any) error {
+	if tooDeep(data) {
+		return fault.New(fault.BadRequest, "the JSON is nested deeper than %d levels", MaxDepth)
+	}
 	err := json.Unmarshal(data, into, json.RejectUnknownMembers(true))
 	if err == nil {
 		return nil
@@ -171,6 +180,31 @@ func Unmarshal(data []byte, into any) error {
 		at = "the body"
 	}
 	return fault.New(fault.BadRequest, "%s: not of the right type or form", at)
+}
+
+// MaxDepth is how deep the JSON of a request may be nested.
+const MaxDepth = 16
+
+// tooDeep reports whether JSON is nested deeper than MaxDepth. What is no JSON is for
+// the decoder to refuse.
+func tooDeep(data []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > MaxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
 }
 
 func pointerOf(err error) jsontext.Pointer {
@@ -234,11 +268,15 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status == http.StatusInternalServerError {
 		slog.ErrorContext(r.Context(), "request failed", "request_id", id, "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	body, err := json.Marshal(p)
-	if err != nil {
+	body, failed := json.Marshal(p)
+	if failed != nil {
 		http.Error(w, "cannot encode the problem", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set(RequestIDHeader, id)
+	if after := fault.RetryAfterOf(err); after > 0 {
+		// Whole seconds, rounded up: who comes back in time is let in.
+		w.Header().Set("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
+	}
 	send(w, p.Status, fault.MediaType, body)
 }

@@ -1,5 +1,5 @@
-// Package unixsock is a local socket for the owner of a process and nobody else:
-// mode 0600, and the kernel is asked who is at the other end of every
+// Package unixsock is a local socket for the owner of a process, and for nobody else who
+// is not named: mode 0600, and the kernel is asked who is at the other end of every
 // connection.
 package unixsock
 
@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,15 @@ import (
 
 // Listen listens on a socket at path. It replaces a socket that a dead process
 // left behind; the caller makes sure that no living one has it.
-func Listen(path string) (net.Listener, error) {
+func Listen(path string) (net.Listener, error) { return ListenFor(path, nil) }
+
+// ListenFor is Listen for some other users too. They need to be in the group of the
+// socket, which has mode 0660 then.
+func ListenFor(path string, users []int) (net.Listener, error) {
+	mode := os.FileMode(0o600)
+	if len(users) > 0 {
+		mode = 0o660
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -36,10 +45,10 @@ func Listen(path string) (net.Listener, error) {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &listener{l}, nil
+	return &listener{l, users}, nil
 }
 
 // maxAddress is the longest address of a unix socket on Linux.
@@ -59,7 +68,10 @@ func short(path string) (address string, release func(), err error) {
 }
 
 // listener drops connections of other users.
-type listener struct{ net.Listener }
+type listener struct {
+	net.Listener
+	users []int // besides the process's own and root
+}
 
 func (l *listener) Accept() (net.Conn, error) {
 	for {
@@ -67,7 +79,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peer(c); err == nil && (uid == os.Geteuid() || uid == 0) {
+		if uid, err := peer(c); err == nil && (uid == os.Geteuid() || uid == 0 || slices.Contains(l.users, uid)) {
 			return c, nil
 		}
 		_ = c.Close()
@@ -115,18 +127,21 @@ func PeerUID(ctx context.Context) (uid int, ok bool) {
 	return uid, ok
 }
 
+// Dial connects to the socket at path.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
+	address, release, err := short(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", address)
+}
+
 // Client returns an HTTP client whose every request goes to the socket at path.
 func Client(path string) *http.Client {
-	var d net.Dialer
 	return &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			address, release, err := short(path)
-			if err != nil {
-				return nil, err
-			}
-			defer release()
-			return d.DialContext(ctx, "unix", address)
-		},
+		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, path) },
 		IdleConnTimeout: time.Minute,
 	}}
 }

@@ -101,3 +101,33 @@ func TestMain(m *testing.M) {
 	}
 	fmt.Println(got)
 }
+
+// A socket for other users too has a mode that lets its group in; who is let in is still
+// decided by the kernel's word.
+func TestListenFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := unixsock.ListenFor(path, []int{os.Geteuid() + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("%v, %v", info, err)
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			err = c.Close()
+		}
+		accepted <- err
+	}()
+	c, err := unixsock.Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	if err := <-accepted; err != nil {
+		t.Error(err)
+	}
+}

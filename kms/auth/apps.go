@@ -24,7 +24,9 @@ import (
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
+	"github.com/trikey/trikey/kms/budget"
 	"github.com/trikey/trikey/kms/life"
+	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/policy"
 	"github.com/trikey/trikey/kms/record"
 )
@@ -51,6 +53,8 @@ type App struct {
 	Secrets   []Secret         `json:"secrets"` // newest last
 	Whitelist policy.Whitelist `json:"allow_ip"`
 	Grants    policy.Grants    `json:"grants"`
+	Limit     *limit.Rate      `json:"limit,omitzero"`  // its own rate; nil: everybody's
+	Budget    *budget.Budget   `json:"budget,omitzero"` // of what it decrypts; nil: none
 
 	revision int64 // the store's, of the record that this is
 }

@@ -21,14 +21,14 @@ func (a *Apps) Admit(t *token.Token, from netip.Addr) (*Caller, error) {
 	a.mu.RLock()
 	app := a.byKey[t.ClientID]
 	a.mu.RUnlock()
-	c := &Caller{App: app, Method: Bearer, Token: t}
+	c := &Caller{App: app, Method: Bearer, Token: t, From: from}
 	switch {
 	case app == nil:
 		return nil, fault.New(fault.Unauthorized, "the token is of an app that there is not")
 	case app.Disabled:
 		return c, fault.New(fault.Unauthorized, "the app that the token is of is disabled")
 	}
-	return c, c.allows(from)
+	return c, c.allows()
 }
 
 // Class returns what class of token the caller could have: an app that shows its own

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/token"
@@ -22,6 +23,14 @@ type Caller struct {
 	*App
 	Method Method
 	Token  *token.Token // of the method Bearer: it narrows what the app may do; nil otherwise
+	From   netip.Addr   // where the call comes from
+}
+
+// IsAppKey reports whether a text is what an AppKey looks like. Anything else that was
+// given as one may be a secret in the wrong place.
+func IsAppKey(text string) bool {
+	rest, ok := strings.CutPrefix(text, "ak")
+	return ok && len(rest) == 16 && strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
 // errUnauthorized is the same for an AppKey that is not known, a secret that is
@@ -55,21 +64,21 @@ func (a *Apps) recognise(c *candidates, match int, method Method, from netip.Add
 		return nil, unknown
 	}
 	now := a.now()
-	caller := &Caller{App: c.app, Method: method}
+	caller := &Caller{App: c.app, Method: method, From: from}
 	if at := c.expires[match]; !at.IsZero() && !now.Before(at) {
 		return caller, errExpired
 	}
-	if err := caller.allows(from); err != nil {
+	if err := caller.allows(); err != nil {
 		return caller, err
 	}
 	c.secrets[match].used.Store(now.Unix())
 	return caller, nil
 }
 
-// allows reports whether an app may call from an address.
-func (c *Caller) allows(from netip.Addr) error {
-	if !c.Whitelist.Allows(from) {
-		return fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", from.Unmap())
+// allows reports whether an app may call from where it does.
+func (c *Caller) allows() error {
+	if !c.Whitelist.Allows(c.From) {
+		return fault.New(fault.IPNotAllowed, "the address %s is not on the app's whitelist", c.From.Unmap())
 	}
 	return nil
 }

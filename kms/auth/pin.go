@@ -165,8 +165,8 @@ func (a *Apps) AuthenticatePin(s SPKI, from netip.Addr) (*Caller, error) {
 	if app == nil || app.Disabled {
 		return nil, errUnknownCertificate
 	}
-	caller := &Caller{App: app, Method: Certificate}
-	return caller, caller.allows(from)
+	caller := &Caller{App: app, Method: Certificate, From: from}
+	return caller, caller.allows()
 }
 
 var errUnknownCertificate = fault.New(fault.Unauthorized, "the client certificate is not one of an app; register it (trikey app add-cert), or send the AppKey and AppSecret")

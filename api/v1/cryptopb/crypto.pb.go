@@ -731,9 +731,10 @@ func (x *BatchOpened) GetItems() []*BatchOpened_Item {
 // Error is what went wrong with one item or operation.
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`            // as docs/api.md lists them
-	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`        // for people
-	Retryable     bool                   `protobuf:"varint,3,opt,name=retryable,proto3" json:"retryable,omitempty"` // another node, or a later try, may do it
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`                                        // as docs/api.md lists them
+	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`                                    // for people
+	Retryable     bool                   `protobuf:"varint,3,opt,name=retryable,proto3" json:"retryable,omitempty"`                             // another node, or a later try, may do it
+	RetryAfterMs  uint64                 `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"` // not before; 0 when nothing is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,6 +788,13 @@ func (x *Error) GetRetryable() bool {
 		return x.Retryable
 	}
 	return false
+}
+
+func (x *Error) GetRetryAfterMs() uint64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
 }
 
 type DataKeyRequest struct {
@@ -2789,11 +2797,12 @@ const file_api_v1_crypto_proto_rawDesc = "" +
 	"\x06opened\x18\x01 \x01(\v2\x11.trikey.v1.OpenedH\x00R\x06opened\x12(\n" +
 	"\x05error\x18\x02 \x01(\v2\x10.trikey.v1.ErrorH\x00R\x05error\x12\x1c\n" +
 	"\treference\x18\x03 \x01(\tR\treferenceB\b\n" +
-	"\x06result\"Q\n" +
+	"\x06result\"w\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x1c\n" +
-	"\tretryable\x18\x03 \x01(\bR\tretryable\"\x81\x01\n" +
+	"\tretryable\x18\x03 \x01(\bR\tretryable\x12$\n" +
+	"\x0eretry_after_ms\x18\x04 \x01(\x04R\fretryAfterMs\"\x81\x01\n" +
 	"\x0eDataKeyRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12)\n" +
 	"\acontext\x18\x02 \x03(\v2\x0f.trikey.v1.PairR\acontext\x12\x14\n" +

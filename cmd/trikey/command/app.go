@@ -17,7 +17,7 @@ import (
 const grantForm = "'keys=1-99,200;ops=encrypt,decrypt'"
 
 func newApp(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "app", Short: "Apps that may call: create, list, show, rotate-secret, drop-secret, add-cert, remove-cert, allow-ip, deny-ip, grant, revoke, disable"}
+	cmd := &cobra.Command{Use: "app", Short: "Apps that may call: create, list, show, rotate-secret, drop-secret, add-cert, remove-cert, allow-ip, deny-ip, grant, revoke, disable, limit, budget, reopen, unlock"}
 	cmd.AddCommand(newAppCreate(o), newAppList(o), newAppShow(o), newAppRotate(o), newAppDropSecret(o), newAppAddCert(o), newAppRemoveCert(o))
 	yes := true
 	cmd.AddCommand(
@@ -27,6 +27,7 @@ func newApp(o *options) *cobra.Command {
 		o.appChange("revoke NAME RULE", "Revoke operations on keys: "+grantForm, 2, func(in *v1.ChangeApp, arg string) { in.Revoke = arg }),
 		o.appChange("disable NAME", "Refuse an app from now on", 1, func(in *v1.ChangeApp, _ string) { in.Disabled = &yes }),
 	)
+	cmd.AddCommand(o.limitCommands()...)
 	return cmd
 }
 
@@ -137,6 +138,7 @@ func (o *options) printApp(cmd *cobra.Command, a v1.AdminApp) error {
 		fmt.Fprintf(w, "app        %s, %s\nAppKey     %s\nsecrets    %d valid, newest of %s\naddresses  %s\n",
 			a.Name, a.State, a.AppKey, a.Secrets, date(a.Rotated), orNone(a.AllowIP))
 		fmt.Fprintf(w, "grants     %s\n", orNone(a.Grants))
+		printHeld(w, a)
 		var secrets, pins []string
 		for _, s := range a.ValidSecrets {
 			secrets = append(secrets, fmt.Sprintf("%d of %s, %s, %s", s.Number, date(s.Created), ends(s.Expires), used(s.Used)))

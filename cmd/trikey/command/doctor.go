@@ -23,6 +23,7 @@ import (
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/audit"
+	"github.com/trikey/trikey/kms/identity"
 )
 
 // finding is one thing that doctor has looked at.
@@ -142,7 +143,10 @@ func (d *doctor) files(context.Context) {
 			d.add("files", stateFinding, "%s: %v; run doctor as the service's user", dir, err)
 		}
 	}
-	for _, path := range []string{d.cfg.API.Key, d.cfg.Machine.Chip.PINFile} {
+	for _, path := range []string{d.cfg.API.Key, d.cfg.Machine.Chip.PINFile, d.cfg.Machine.Key, d.cfg.Link.Key} {
+		if path == "" { // a service whose machines run apart has no chip, and these no API
+			continue
+		}
 		info, err := os.Stat(path)
 		if err != nil {
 			d.add("files", stateFinding, "%v; put the file where the configuration says, or correct that", err)
@@ -157,6 +161,10 @@ func (d *doctor) files(context.Context) {
 
 // machine looks at the machine's record.
 func (d *doctor) machine(context.Context) {
+	if len(d.cfg.Machines) > 0 {
+		d.add("machine", stateNote, "the crypto machines run apart (%s): run doctor on their hosts too", strings.Join(d.cfg.Machines, ", "))
+		return
+	}
 	path := filepath.Join(d.cfg.Data, "machine.json")
 	var r hsm.Record
 	found, err := durable.Read(path, &r)
@@ -202,7 +210,11 @@ func (d *doctor) store(ctx context.Context) {
 
 // certificate looks at how long the service's certificate is good.
 func (d *doctor) certificate(context.Context) {
-	c, err := newCertificate("api", d.cfg.API.Cert, d.cfg.API.Key)
+	section, cert, key := "api", d.cfg.API.Cert, d.cfg.API.Key
+	if cert == "" && d.cfg.Machine.Cert != "" { // of a machine that runs apart
+		section, cert, key = "machine", d.cfg.Machine.Cert, d.cfg.Machine.Key
+	}
+	c, err := newCertificate(section, cert, key)
 	if err != nil {
 		d.add("certificate", stateFinding, "%v", err)
 		return
@@ -212,9 +224,9 @@ func (d *doctor) certificate(context.Context) {
 	left := leaf.NotAfter.Sub(d.now)
 	switch {
 	case left < 0:
-		d.add("certificate", stateFinding, "%s has expired on %s; put a new one there and send the service SIGHUP", d.cfg.API.Cert, leaf.NotAfter.Format(time.DateOnly))
+		d.add("certificate", stateFinding, "%s has expired on %s; put a new one there and send the service SIGHUP", cert, leaf.NotAfter.Format(time.DateOnly))
 	case left < soon:
-		d.add("certificate", stateFinding, "%s expires on %s; put a new one there and send the service SIGHUP", d.cfg.API.Cert, leaf.NotAfter.Format(time.DateOnly))
+		d.add("certificate", stateFinding, "%s expires on %s; put a new one there and send the service SIGHUP", cert, leaf.NotAfter.Format(time.DateOnly))
 	default:
 		d.add("certificate", stateOK, "good until %s", leaf.NotAfter.Format(time.DateOnly))
 	}
@@ -240,18 +252,31 @@ func (d *doctor) host(context.Context) {
 	}
 }
 
-// audit verifies the audit log, with the machine's key and the checkpoints that were
-// shipped to files.
-func (d *doctor) audit(context.Context) {
-	var o audit.VerifyOptions
+// signer is the fingerprint of the key that signs the audit log's checkpoints, "" while
+// there is none.
+func (d *doctor) signer() (string, error) {
+	if len(d.cfg.Machines) > 0 {
+		return identity.Fingerprint(d.cfg.Data)
+	}
 	var id struct {
 		PublicKey []byte `json:"public_key"`
 		Sealed    []byte `json:"sealed"`
 	}
-	if found, err := durable.Read(filepath.Join(d.cfg.Data, "identity.json"), &id); err != nil {
+	found, err := durable.Read(filepath.Join(d.cfg.Data, "identity.json"), &id)
+	if err != nil || !found {
+		return "", err
+	}
+	return audit.Fingerprint(id.PublicKey), nil
+}
+
+// audit verifies the audit log, with the machine's key and the checkpoints that were
+// shipped to files.
+func (d *doctor) audit(context.Context) {
+	var o audit.VerifyOptions
+	if fingerprint, err := d.signer(); err != nil {
 		d.add("audit", stateFinding, "%v", err)
-	} else if found {
-		o.Fingerprints = append(o.Fingerprints, audit.Fingerprint(id.PublicKey))
+	} else if fingerprint != "" {
+		o.Fingerprints = append(o.Fingerprints, fingerprint)
 	}
 	for _, s := range d.cfg.Audit.Ship {
 		if s.File == "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
@@ -18,7 +19,8 @@ import (
 
 func newMachineCmd(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "machine", Short: "The crypto machine: its state, its cards, its ceremonies"}
-	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o), newPrepareChip(o))
+	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o), newPrepareChip(o),
+		newMachineServe(o), newExportRecord(o), newAdopt(o))
 	dealing := func(cmd *cobra.Command, plan *hsm.Plan) {
 		cmd.Flags().IntVar(&plan.Shares, "shares", plan.Shares, "cards to deal (default: as many as now; 5 is recommended)")
 		cmd.Flags().IntVar(&plan.Threshold, "threshold", plan.Threshold, "cards that open the machine (default: as many as now)")
@@ -83,6 +85,10 @@ func (o *options) console() (hsm.Console, error) {
 	cfg, err := o.load(nil)
 	if err != nil {
 		return nil, err
+	}
+	if len(cfg.Machines) > 0 {
+		return nil, fault.New(fault.BadConfig, "this is the configuration of a service whose crypto machines run apart (%s); "+
+			"ceremonies are at their consoles: run the command on a machine's host, with its configuration", strings.Join(cfg.Machines, ", "))
 	}
 	return console.Dial(cfg.MachineSocket()), nil
 }

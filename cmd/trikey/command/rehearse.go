@@ -54,7 +54,7 @@ func (x *ceremonyCmd) rehearsal(cmd *cobra.Command) (err error) {
 		x.plan.Lost, files = []string{d.ids[0].Serial}, files[1:]
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	n, err := newNode(cmd.Context(), d.cfg)
+	n, err := newNode(cmd.Context(), d.cfg, nil)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -30,34 +31,45 @@ func newServe(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service with its crypto machine",
-		Long: `Run the service with the crypto machine in the same process.
+		Long: `Run the service, with the crypto machine in the same process, or with those that
+machines of its configuration names (trikey machine serve).
 
 It starts sealed: every call is answered with 503 "sealed" until the key cards are
-given (trikey machine unseal). SIGHUP reads the TLS certificate anew; SIGTERM ends the
-service after the calls under way.
+given (trikey machine unseal). TLS certificates, limits, trusted proxies and alerts are
+read anew when their files change, and on SIGHUP; SIGTERM ends the service after the
+calls under way.
 
 Every key of the configuration file can be given as a flag here, and in the
 environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 		Args: cobra.NoArgs,
 	}
+	read := configFlags(cmd, o)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := read()
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), cfg, config.Find(o.config), read)
+	}
+	return cmd
+}
+
+// configFlags gives a command every key of the configuration as a flag. It returns what
+// reads the configuration with them, as often as it is called.
+func configFlags(cmd *cobra.Command, o *options) func() (*config.Config, error) {
 	values := map[config.Key]*string{}
 	for _, k := range config.Keys() {
 		values[k] = cmd.Flags().String(k.Flag(), "", k.Env())
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	return func() (*config.Config, error) {
 		flags := map[string]string{}
 		for k, v := range values {
 			if cmd.Flags().Changed(k.Flag()) {
 				flags[string(k)] = *v
 			}
 		}
-		cfg, err := o.load(flags)
-		if err != nil {
-			return err
-		}
-		return serve(cmd.Context(), cfg)
+		return o.load(flags)
 	}
-	return cmd
 }
 
 // gcPercent lets the heap grow to five times what lives before it is collected, unless
@@ -65,14 +77,20 @@ environment: api.listen is --api-listen and TRIKEY_API_LISTEN.`,
 // collecting the garbage of batches.
 const gcPercent = 400
 
-func serve(ctx context.Context, cfg *config.Config) (err error) {
+// serve runs the service of a configuration, which was read from path by read.
+func serve(ctx context.Context, cfg *config.Config, path string, read func() (*config.Config, error)) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	if err := harden.Apply(); err != nil {
 		return err
 	}
-	n, err := newNode(ctx, cfg)
+	g, err := newGate(cfg)
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	n, err := newNode(ctx, cfg, g)
 	if err != nil {
 		return err
 	}
@@ -95,39 +113,53 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 		}
 		certificates = append(certificates, forGRPC)
 	}
-	consoleHandler, err := console.Handler(n.console)
-	if err != nil {
-		return err
-	}
-	metrics := api.NewMetrics(n.desk.Status)
+	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
 	metrics.WatchSecrets(n.service)
+	metrics.CountGuard(g.guard)
 	clients, err := withClients(own.config(), cfg.API.ClientCA)
 	if err != nil {
 		return err
 	}
 	s := &servers{}
 	defer s.close()
-	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: cfg.API.TrustedProxies, Audit: n.audit}
-	s.tls("api", cfg.API.Listen, clients, api.New(data))
+	if n.pool != nil {
+		metrics.CountMachines(n.machines)
+	} else {
+		consoleHandler, err := console.Handler(n.console)
+		if err != nil {
+			return err
+		}
+		s.unix("machine", cfg.MachineSocket(), consoleHandler)
+		if listen := cfg.Machine.Custodians.Listen; listen != "" {
+			s.custodians(listen, forCustodians, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+		}
+	}
+	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit}
+	s.tls("api", cfg.API.Listen, clients, api.New(data), g.perAddress)
 	if cfg.GRPC.Listen != config.Off {
 		clients, err := withClients(forGRPC.config(), cfg.API.ClientCA)
 		if err != nil {
 			return err
 		}
-		s.grpc(cfg.GRPC.Listen, api.NewGRPC(data, clients))
+		s.grpc(cfg.GRPC.Listen, api.NewGRPC(data, clients), g.perAddress)
 	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	if listen := cfg.Machine.Custodians.Listen; listen != "" {
-		s.custodians(listen, forCustodians, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
-	}
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit))
-	s.unix("machine", cfg.MachineSocket(), consoleHandler)
+	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit, g.guard.Lockout))
 	if s.failed != nil {
 		return s.failed
 	}
 	n.recordService("start", map[string]string{"version": version})
 	defer n.recordService("stop", nil)
+	reload := &reloader{
+		path: path, read: read, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
+	}
+	if n.pool != nil {
+		reload.machines = n.changeMachines
+		n.followMachines()
+		slog.Info("trikey is running", "version", version, "machines", cfg.Machines, "api", cfg.API.Listen, "ops", cfg.Ops.Listen)
+		return s.run(ctx, reload)
+	}
 	n.startWarm(ctx, cfg)
 	status, err := n.desk.Status(ctx)
 	if err != nil {
@@ -135,7 +167,7 @@ func serve(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "grpc", cfg.GRPC.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
-	return s.run(ctx, certificates...)
+	return s.run(ctx, reload)
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
@@ -193,7 +225,7 @@ func (n *node) startWarm(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// certificate is a listener's, read anew on SIGHUP.
+// certificate is a listener's, read anew when it has changed.
 type certificate struct {
 	section   string // of the configuration
 	cert, key string
@@ -233,11 +265,17 @@ type servers struct {
 	rpc    *api.GRPC // nil when there is none
 	starts []func() error
 	failed error
+
+	drain func(context.Context) error // what comes before the end; nil: nothing
+}
+
+func (s *servers) fail(name string, err error) {
+	s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
 }
 
 func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tlsConfig *tls.Config) {
 	if err != nil {
-		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
+		s.fail(name, err)
 		return
 	}
 	server := &http.Server{
@@ -255,8 +293,14 @@ func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tl
 	})
 }
 
-func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler) {
+// tls is a listener over TLS; through says what its connections go through first.
+func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler, through ...func(net.Listener) net.Listener) {
 	l, err := net.Listen("tcp", addr)
+	for _, f := range through {
+		if err == nil {
+			l = f(l)
+		}
+	}
 	s.add(name, l, err, h, cfg)
 }
 
@@ -272,13 +316,14 @@ func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
 	}
 }
 
-func (s *servers) grpc(addr string, g *api.GRPC) {
+func (s *servers) grpc(addr string, g *api.GRPC, through func(net.Listener) net.Listener) {
 	s.rpc = g
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for gRPC (grpc.listen)"))
+		s.fail("grpc", err)
 		return
 	}
+	l = through(l)
 	s.starts = append(s.starts, func() error { return g.Serve(l) })
 }
 
@@ -300,7 +345,7 @@ func (s *servers) unix(name, path string, h http.Handler) {
 const shutdownTime = 15 * time.Second
 
 // run serves until ctx ends or a listener fails.
-func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
+func (s *servers) run(ctx context.Context, r *reloader) error {
 	failed := make(chan error, len(s.starts))
 	for _, start := range s.starts {
 		go func() { failed <- start() }()
@@ -308,31 +353,37 @@ func (s *servers) run(ctx context.Context, certificates ...*certificate) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-hangup:
-			for _, c := range certificates {
-				if err := c.load(); err != nil {
-					slog.Error("the TLS certificate was not replaced", "section", c.section, "error", err)
-					continue
-				}
-				slog.Info("the TLS certificate was read anew", "section", c.section)
-			}
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			slog.Info("ending, after the calls under way")
-			return s.shutdown()
-		}
+	reloading, stop := context.WithCancel(ctx)
+	var reloader sync.WaitGroup
+	reloader.Go(func() { r.run(reloading, hangup) })
+	defer reloader.Wait()
+	defer stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		slog.Info("ending, after the calls under way")
+		return s.shutdown()
 	}
 }
 
-func (s *servers) shutdown() error {
+// endRPC ends gRPC, beside the other listeners: a client that goes on holds nobody else up.
+func (s *servers) endRPC(ctx context.Context) error {
+	if s.rpc == nil {
+		return nil
+	}
+	return s.rpc.Shutdown(ctx)
+}
+
+func (s *servers) shutdown() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	var failed error
-	if s.rpc != nil {
-		failed = s.rpc.Shutdown(ctx)
+	rpc := make(chan error, 1)
+	go func() { rpc <- s.endRPC(ctx) }()
+	defer func() { err = errors.Join(err, <-rpc) }()
+	if s.drain != nil {
+		failed = s.drain(ctx)
 	}
 	for _, server := range s.all {
 		failed = errors.Join(failed, server.Shutdown(ctx))

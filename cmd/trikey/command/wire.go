@@ -17,6 +17,7 @@ import (
 	"github.com/trikey/trikey/hsm/custody"
 	"github.com/trikey/trikey/hsm/p11"
 	"github.com/trikey/trikey/hsm/pintry"
+	"github.com/trikey/trikey/hsm/pool"
 	"github.com/trikey/trikey/hsm/resident"
 	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/fault"
@@ -41,11 +42,28 @@ type node struct {
 	console hsm.Console // the desk, with every step recorded
 	store   keystore.Store
 	service *kms.Service
+
+	machine hsm.Machine // that the service uses: the engine, or those that run apart
+	pool    *pool.Pool  // of those; nil: there are none
+	signer  signer      // the desk, or the service's own identity
+	apart   bool        // the key store is with services elsewhere
+	follow  func()      // ends the following of machines that run apart
+}
+
+// signer has a key that statements are signed with.
+type signer interface {
+	PublicKey(ctx context.Context) (ed25519.PublicKey, error)
+	Sign(ctx context.Context, context string, message []byte) (hsm.Signature, error)
 }
 
 // newMachine builds the crypto machine of a configuration, without a service.
 func newMachine(ctx context.Context, cfg *config.Config) (n *node, err error) {
-	n = &node{}
+	return newMachineFor(ctx, cfg, false)
+}
+
+// newMachineFor is newMachine; apart says that services elsewhere use it.
+func newMachineFor(ctx context.Context, cfg *config.Config, apart bool) (n *node, err error) {
+	n = &node{apart: apart}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -59,19 +77,26 @@ func newMachine(ctx context.Context, cfg *config.Config) (n *node, err error) {
 
 // openEngine takes the data directory and opens the chip.
 func (n *node) openEngine(cfg *config.Config) (err error) {
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return fault.Wrap(fault.BadConfig, err, "the data directory")
-	}
-	if n.lock, err = lockDir(cfg.Data); err != nil {
+	if err := n.takeDir(cfg); err != nil {
 		return err
 	}
 	return withChip(cfg, func(chip p11.ChipConfig) error {
 		opened, err := p11.OpenChip(chip)
 		if err == nil {
 			n.chip, n.engine = opened, newEngine(cfg, opened)
+			n.machine = n.engine
 		}
 		return err
 	})
+}
+
+// takeDir takes the data directory.
+func (n *node) takeDir(cfg *config.Config) (err error) {
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return fault.Wrap(fault.BadConfig, err, "the data directory")
+	}
+	n.lock, err = lockDir(cfg.Data)
+	return err
 }
 
 // withChip calls f with the chip of a configuration, and its PIN.
@@ -87,6 +112,9 @@ func withChip(cfg *config.Config, f func(p11.ChipConfig) error) error {
 	})
 }
 
+// machineRecord returns the public record of a machine.
+func machineRecord(cfg *config.Config) (hsm.Record, error) { return custody.Record(cfg.Data) }
+
 // provisionChip makes the machine's keys on its chip.
 func provisionChip(cfg *config.Config) error { return withChip(cfg, p11.ProvisionChip) }
 
@@ -100,6 +128,16 @@ func (n *node) openDesk(ctx context.Context, cfg *config.Config) error {
 	if n.desk, err = custody.New(c); err != nil {
 		return err
 	}
+	n.signer = n.desk
+	if err := n.openAudit(ctx, cfg); err != nil {
+		return err
+	}
+	n.console = audit.Watch(n.desk, n.audit)
+	return nil
+}
+
+// openAudit opens the audit log, whose checkpoints the signer signs.
+func (n *node) openAudit(ctx context.Context, cfg *config.Config) error {
 	sinks, err := newSinks(cfg.Audit.Ship)
 	if err != nil {
 		return err
@@ -108,7 +146,6 @@ func (n *node) openDesk(ctx context.Context, cfg *config.Config) error {
 		Dir: cfg.AuditDir(), Signer: n, Data: audit.Mode(cfg.Audit.Data), OnFailure: audit.Policy(cfg.Audit.OnFailure),
 		Sinks: sinks, Log: slog.Default(),
 	})
-	n.console = audit.Watch(n.desk, n.audit)
 	return err
 }
 
@@ -146,7 +183,7 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	}
 	c := custody.Config{
 		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
-		Warm: cfg.Machine.Start == config.StartWarm, Remote: cfg.Machine.Custodians.Listen != "",
+		Warm: cfg.Machine.Start == config.StartWarm, Apart: n.apart, Remote: cfg.Machine.Custodians.Listen != "",
 	}
 	if n.service != nil {
 		c.Service = n.service
@@ -183,8 +220,9 @@ func newEngine(cfg *config.Config, chip *p11.Chip) hsm.Engine {
 	return soft.New(soft.Config{Chip: chip, Region: cfg.Region, Keys: cfg.Machine.Keys, MessageKeys: 2 * cfg.Machine.Keys})
 }
 
-// newNode builds the machine and the service over it.
-func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
+// newNode builds the machine and the service over it, which holds callers to what the
+// gate says; a rehearsal has no callers and no gate.
+func newNode(ctx context.Context, cfg *config.Config, g *gate) (n *node, err error) {
 	n = &node{}
 	defer func() {
 		if err != nil {
@@ -195,16 +233,27 @@ func newNode(ctx context.Context, cfg *config.Config) (n *node, err error) {
 	if err != nil {
 		return n, err
 	}
+	if len(cfg.Machines) > 0 {
+		return n, n.openApart(ctx, cfg, tokens, g)
+	}
 	if err := n.openEngine(cfg); err != nil {
 		return n, err
 	}
 	if n.store, err = openStore(ctx, cfg.Store, cfg.StoreFile()); err != nil {
 		return n, err
 	}
-	n.service = kms.New(kms.Config{
-		Machine: n.engine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward, Tokens: tokens,
-	})
+	n.newService(tokens, g)
 	return n, n.openDesk(ctx, cfg)
+}
+
+func (n *node) newService(tokens token.Config, g *gate) {
+	service := kms.Config{
+		Machine: n.machine, Store: n.store, Log: slog.Default(), Signer: n, Loaded: n.recordServing, Record: n.recordSteward, Tokens: tokens,
+	}
+	if g != nil {
+		service.Limits, service.Alert, service.UnusualRate = g.guard.Limits, g.guard.Alerts.Raise, &g.unusualRate
+	}
+	n.service = kms.New(service)
 }
 
 // newTokens says how tokens are issued.
@@ -262,14 +311,15 @@ func migrateStore(ctx context.Context, access config.Store, from, to string, pro
 	return migrate.Run(ctx, cfg)
 }
 
-// Sign signs a statement with the identity of the machine. The desk is there before the
-// service has anything to state: it is who opens it.
+// Sign signs a statement. The signer is there before the service has anything to state.
 func (n *node) Sign(ctx context.Context, statement string, message []byte) (hsm.Signature, error) {
-	return n.desk.Sign(ctx, statement, message)
+	return n.signer.Sign(ctx, statement, message)
 }
 
 // AuditKey is that of audit.Signer.
-func (n *node) AuditKey(ctx context.Context) (ed25519.PublicKey, error) { return n.desk.PublicKey(ctx) }
+func (n *node) AuditKey(ctx context.Context) (ed25519.PublicKey, error) {
+	return n.signer.PublicKey(ctx)
+}
 
 // SignAudit is that of audit.Signer. The first line of a checkpoint is the context of the
 // signature: nothing else that the machine signs is of that context.
@@ -279,13 +329,16 @@ func (n *node) SignAudit(ctx context.Context, text []byte) ([]byte, error) {
 	if !ok || !strings.HasPrefix(string(origin), audit.OriginPrefix) {
 		return nil, fault.New(fault.Internal, "the audit log has a checkpoint of %q signed", origin)
 	}
-	s, err := n.desk.Sign(ctx, statement, rest)
+	s, err := n.signer.Sign(ctx, statement, rest)
 	return s.Signature, err
 }
 
 // Close releases everything, in the reverse order.
 func (n *node) Close() error {
 	var failed error
+	if n.follow != nil {
+		n.follow()
+	}
 	if n.service != nil {
 		failed = errors.Join(failed, n.service.Close())
 	}
@@ -299,6 +352,9 @@ func (n *node) Close() error {
 	}
 	if n.chip != nil {
 		failed = errors.Join(failed, n.chip.Close())
+	}
+	if n.pool != nil {
+		failed = errors.Join(failed, n.pool.Close())
 	}
 	if n.store != nil {
 		failed = errors.Join(failed, n.store.Close())

@@ -17,7 +17,7 @@ func TestCertified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNode(ctx, d.cfg)
+	n, err := newNode(ctx, d.cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

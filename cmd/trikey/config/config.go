@@ -33,7 +33,13 @@ type Config struct {
 	Store   Store   `yaml:"store"`
 	Audit   Audit   `yaml:"audit"`
 	Tokens  Tokens  `yaml:"tokens"`
-	CA      string  `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
+	Limits  Limits  `yaml:"limits"`
+	Alerts  Alerts  `yaml:"alerts"`
+
+	Machines []string `yaml:"machines,omitempty"` // crypto machines that run apart; none: the one in this process
+	Link     Link     `yaml:"link"`               // to them
+
+	CA string `yaml:"ca"` // PEM file with which commands on this host check the service's certificate
 }
 
 // API is the data plane.
@@ -86,6 +92,8 @@ type Machine struct {
 	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 
 	Custodians Custodians `yaml:"custodians"`
+
+	Apart `yaml:",inline"` // of trikey machine serve
 }
 
 // Custodians is the listener for the shares of custodians who are elsewhere.
@@ -148,6 +156,7 @@ func Default() *Config {
 		Data: "data", API: API{Listen: "127.0.0.1:7443"}, GRPC: GRPC{Listen: "127.0.0.1:7444"}, Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
+		Alerts: Alerts{Failures: 30, Rate: 10},
 	}
 }
 
@@ -158,15 +167,7 @@ var Places = []string{"trikey.yaml", "/etc/trikey/trikey.yaml"}
 // values of flags that were given, by key (api.listen).
 func Load(path string, flags map[string]string) (*Config, error) {
 	c := Default()
-	if path == "" {
-		path = os.Getenv("TRIKEY_CONFIG")
-	}
-	for _, place := range Places {
-		if _, err := os.Stat(place); path == "" && err == nil {
-			path = place
-		}
-	}
-	if path == "" {
+	if path = Find(path); path == "" {
 		return nil, fault.New(fault.BadConfig, "there is no configuration: name one with --config, or make a directory to try with "+
 			"(trikey demo --dir DIR --setup-only)")
 	}
@@ -188,7 +189,7 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
-	if err := errors.Join(c.Store.check(), c.Audit.check()); err != nil {
+	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check(), c.checkMachines()); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -244,9 +245,12 @@ func (c *Config) walk(f func(Key, reflect.Value) error) error {
 	var visit func(prefix string, v reflect.Value) error
 	visit = func(prefix string, v reflect.Value) error {
 		for i := range v.NumField() {
-			name := prefix + v.Type().Field(i).Tag.Get("yaml")
+			tag, rest, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+			name := prefix + tag
 			var err error
-			if v.Field(i).Kind() == reflect.Struct {
+			if rest == "inline" {
+				err = visit(prefix, v.Field(i))
+			} else if v.Field(i).Kind() == reflect.Struct {
 				err = visit(name+".", v.Field(i))
 			} else {
 				err = f(Key(name), v.Field(i))
@@ -291,7 +295,8 @@ func (c *Config) resolve(dir string) error {
 	paths := []*string{
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.GRPC.Cert, &c.GRPC.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
-		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile,
+		&c.Machine.Cert, &c.Machine.Key, &c.Machine.ClientCA, &c.Machine.Socket, &c.Link.Cert, &c.Link.Key, &c.Link.CA,
 	}
 	for i := range c.Audit.Ship {
 		paths = append(paths, &c.Audit.Ship[i].File, &c.Audit.Ship[i].CA, &c.Audit.Ship[i].Syslog)
