@@ -137,12 +137,8 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	}
 	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit}
 	s.tls("api", cfg.API.Listen, clients, api.New(data), g.perAddress)
-	if cfg.GRPC.Listen != config.Off {
-		clients, err := withClients(forGRPC.config(), cfg.API.ClientCA)
-		if err != nil {
-			return err
-		}
-		s.grpc(cfg.GRPC.Listen, api.NewGRPC(data, clients), g.perAddress)
+	if err := s.grpc(cfg, forGRPC, data, g.perAddress); err != nil {
+		return err
 	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
 	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit, g.guard.Lockout))
@@ -316,15 +312,23 @@ func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
 	}
 }
 
-func (s *servers) grpc(addr string, g *api.GRPC, through func(net.Listener) net.Listener) {
-	s.rpc = g
-	l, err := net.Listen("tcp", addr)
+// grpc is the data plane over gRPC, if there shall be one.
+func (s *servers) grpc(cfg *config.Config, c *certificate, data api.Config, through func(net.Listener) net.Listener) error {
+	if cfg.GRPC.Listen == config.Off {
+		return nil
+	}
+	clients, err := withClients(c.config(), cfg.API.ClientCA)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", cfg.GRPC.Listen)
 	if err != nil {
 		s.fail("grpc", err)
-		return
+		return nil
 	}
-	l = through(l)
-	s.starts = append(s.starts, func() error { return g.Serve(l) })
+	l, s.rpc = through(l), api.NewGRPC(data, clients)
+	s.starts = append(s.starts, func() error { return s.rpc.Serve(l) })
+	return nil
 }
 
 func (s *servers) plain(name, addr string, h http.Handler) {

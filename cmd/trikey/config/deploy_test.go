@@ -30,7 +30,7 @@ func read(t *testing.T, name string) string {
 // TestExamples reads every example with the loader that the service has.
 func TestExamples(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(deploy, "config", "*.yaml"))
-	if err != nil || len(files) < 2 {
+	if err != nil || len(files) < 4 {
 		t.Fatalf("%d examples, %v", len(files), err)
 	}
 	for _, f := range files {
@@ -39,18 +39,25 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s: %v", f, err)
 			continue
 		}
-		if c.API.Cert == "" || c.GRPC.Listen == "" || c.Machine.Chip.Module == "" || !strings.HasPrefix(c.Ops.Listen, "127.0.0.1:") {
+		apart := len(c.Machines) > 0
+		if (c.Machine.Chip.Module == "") != apart || c.Region == "" || !strings.HasPrefix(c.Ops.Listen, "127.0.0.1:") {
 			t.Errorf("%s: %+v", f, c)
 		}
 	}
 }
 
-// TestUnit has systemd read the unit, where it is installed, and sees that nothing was
+// TestUnits has systemd read the units, where it is installed, and sees that nothing was
 // softened.
-func TestUnit(t *testing.T) {
-	unit := read(t, "systemd/trikey.service")
+func TestUnits(t *testing.T) {
+	for _, name := range []string{"trikey", "trikey-machine"} {
+		t.Run(name, func(t *testing.T) { testUnit(t, name) })
+	}
+}
+
+func testUnit(t *testing.T, name string) {
+	unit := read(t, "systemd/"+name+".service")
 	for _, want := range []string{
-		"User=trikey", "NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryDenyWriteExecute=yes", "LimitCORE=0", "LimitMEMLOCK=", "PrivateTmp=yes",
+		"User=" + name + "\n", "NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryDenyWriteExecute=yes", "LimitCORE=0", "LimitMEMLOCK=", "PrivateTmp=yes",
 		"RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX", "CapabilityBoundingSet=\n", "UMask=0077", "StateDirectoryMode=0700",
 	} {
 		if !strings.Contains(unit, want) {
@@ -66,7 +73,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "trikey.service")
+	path := filepath.Join(t.TempDir(), name+".service")
 	if err := os.WriteFile(path, []byte(strings.Replace(unit, "/usr/bin/trikey", self, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
