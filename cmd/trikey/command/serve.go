@@ -95,23 +95,9 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	own, err := newCertificate("api", cfg.API.Cert, cfg.API.Key)
+	own, forGRPC, forCustodians, certificates, err := newCertificates(cfg)
 	if err != nil {
 		return err
-	}
-	certificates, forCustodians := []*certificate{own}, own
-	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		if forCustodians, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
-			return err
-		}
-		certificates = append(certificates, forCustodians)
-	}
-	forGRPC := own
-	if c := cfg.GRPC; c.Listen != config.Off && c.Cert != "" {
-		if forGRPC, err = newCertificate("grpc", c.Cert, c.Key); err != nil {
-			return err
-		}
-		certificates = append(certificates, forGRPC)
 	}
 	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
@@ -226,6 +212,28 @@ type certificate struct {
 	section   string // of the configuration
 	cert, key string
 	current   atomic.Pointer[tls.Certificate]
+}
+
+// newCertificates reads those of all listeners: the API's own, which the others have too
+// unless they are given one.
+func newCertificates(cfg *config.Config) (own, forGRPC, forCustodians *certificate, all []*certificate, err error) {
+	if own, err = newCertificate("api", cfg.API.Cert, cfg.API.Key); err != nil {
+		return own, nil, nil, nil, err
+	}
+	all, forGRPC, forCustodians = []*certificate{own}, own, own
+	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
+		if forCustodians, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
+			return own, nil, nil, nil, err
+		}
+		all = append(all, forCustodians)
+	}
+	if c := cfg.GRPC; c.Listen != config.Off && c.Cert != "" {
+		if forGRPC, err = newCertificate("grpc", c.Cert, c.Key); err != nil {
+			return own, nil, nil, nil, err
+		}
+		all = append(all, forGRPC)
+	}
+	return own, forGRPC, forCustodians, all, nil
 }
 
 func newCertificate(section, cert, key string) (*certificate, error) {
