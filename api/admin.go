@@ -19,21 +19,26 @@ import (
 	"github.com/trikey/trikey/kms/policy"
 )
 
-// actor is who calls over the admin socket: the kernel has seen to it that this is the
-// service's own user, or root.
+// actor is who calls: a person by role and name, or on the socket a user, who by the
+// kernel's word is the service's own, or root.
 func actor(r *http.Request) kms.Actor { return actorOf(r.Context()) }
 
 func actorOf(ctx context.Context) kms.Actor { return kms.Actor(audit.ActorOf(ctx)) }
 
 const maxAdminBody = 64 << 10
 
-// NewAdmin returns the handler of the admin socket. Every change is recorded in log
-// before it is made, and how it ended; a nil log records nothing.
-func NewAdmin(service *kms.Service, log *audit.Log, lock *lockout.Lockout) http.Handler {
-	a := admin{service, lock}
+// NewAdmin returns the admin API as it is behind a door. Every change is recorded in log
+// before it is made, and how it ended; a nil log records nothing. Who may do what stands
+// in access.go.
+func NewAdmin(service *kms.Service, log *audit.Log, way Door) chi.Router {
 	r := chi.NewRouter()
-	r.Use(managed(log))
+	a := admin{service, log, r, way.Lockout}
+	d := &door{way, service, log}
+	r.Use(d.authorise, managed(log), d.gate(a))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
+	r.Get("/admin/v1/censuses", jsonhttp.Handle(maxAdminBody, a.censuses))
+	r.Post("/admin/v1/censuses", jsonhttp.Handle(maxCensusBody, a.saveCensus))
+	r.Post("/admin/v1/key-batches", jsonhttp.Handle(maxAdminBody, a.createKeys))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
 	r.Patch("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.changeKey))
@@ -54,6 +59,7 @@ func NewAdmin(service *kms.Service, log *audit.Log, lock *lockout.Lockout) http.
 	r.Get("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.showApp))
 	r.Patch("/admin/v1/apps/{app}", jsonhttp.Handle(maxAdminBody, a.changeApp))
 	r.Post("/admin/v1/apps/{app}/rotate-secret", jsonhttp.Handle(maxAdminBody, a.rotateSecret))
+	a.routePeople(r)
 	r.Post("/admin/v1/apps/{app}/drop-secret", jsonhttp.Handle(maxAdminBody, a.dropSecret))
 	r.Post("/admin/v1/apps/{app}/certificates", jsonhttp.Handle(maxAdminBody, a.addCertificate))
 	r.Delete("/admin/v1/apps/{app}/certificates/{spki}", jsonhttp.Handle(maxAdminBody, a.removeCertificate))
@@ -62,8 +68,28 @@ func NewAdmin(service *kms.Service, log *audit.Log, lock *lockout.Lockout) http.
 	return r
 }
 
+// routePeople adds the routes of people, their sessions, and what they approve.
+func (a admin) routePeople(r chi.Router) {
+	r.Post("/admin/v1/login", jsonhttp.Handle(maxAdminBody, a.login))
+	r.Post("/admin/v1/enrol", jsonhttp.Handle(maxAdminBody, a.enrol))
+	r.Get("/admin/v1/session", jsonhttp.Handle(maxAdminBody, a.session))
+	r.Post("/admin/v1/session/logout", jsonhttp.Handle(maxAdminBody, a.logout))
+	r.Post("/admin/v1/session/step-up", jsonhttp.Handle(maxAdminBody, a.stepUp))
+	r.Post("/admin/v1/session/password", jsonhttp.Handle(maxAdminBody, a.changePassword))
+	r.Get("/admin/v1/people", jsonhttp.Handle(maxAdminBody, a.listPeople))
+	r.Post("/admin/v1/people", jsonhttp.Handle(maxAdminBody, a.invite))
+	r.Post("/admin/v1/people/{person}/reset", jsonhttp.Handle(maxAdminBody, a.resetPerson))
+	r.Post("/admin/v1/people/{person}/disable", jsonhttp.Handle(maxAdminBody, a.disablePerson))
+	r.Get("/admin/v1/approvals", jsonhttp.Handle(maxAdminBody, a.listApprovals))
+	r.Get("/admin/v1/approvals/{id}", jsonhttp.Handle(maxAdminBody, a.showApproval))
+	r.Post("/admin/v1/approvals/{id}/grant", jsonhttp.Handle(maxAdminBody, a.grantApproval))
+	r.Post("/admin/v1/approvals/{id}/refuse", jsonhttp.Handle(maxAdminBody, a.refuse))
+}
+
 type admin struct {
 	service *kms.Service
+	log     *audit.Log
+	routes  chi.Router // itself, for what was approved
 	lockout *lockout.Lockout
 }
 

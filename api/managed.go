@@ -24,13 +24,14 @@ import (
 func managed(log *audit.Log) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodGet || r.Method == http.MethodHead || log == nil {
+			reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+			if reads || log == nil || accesses[r.Method+" "+routeOf(r)].open { // who logs in is recorded by how that ended
 				next.ServeHTTP(w, r)
 				return
 			}
 			body := jsonhttp.Buffer()
 			defer jsonhttp.Release(body)
-			if err := jsonhttp.ReadBody(w, r, maxAdminBody, body); err != nil {
+			if err := jsonhttp.ReadBody(w, r, maxCensusBody, body); err != nil {
 				jsonhttp.Error(w, r, err)
 				return
 			}
@@ -57,11 +58,23 @@ func managed(log *audit.Log) func(http.Handler) http.Handler {
 // routeOf is the path as the service knows it.
 func routeOf(r *http.Request) string {
 	route := chi.NewRouteContext()
-	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, r.URL.Path) {
+	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, pathOf(r)) {
 		return route.RoutePattern()
 	}
-	return "unknown"
+	return noRoute
 }
+
+// pathOf is the path that the router goes by. What looks for a route goes by the same, or a
+// path with an escaped slash would be one route here and another there.
+func pathOf(r *http.Request) string {
+	if r.URL.RawPath != "" {
+		return r.URL.RawPath
+	}
+	return r.URL.Path
+}
+
+// noRoute stands for a path that the service does not have.
+const noRoute = "unknown"
 
 func addressOf(r *http.Request) string {
 	if addr := remoteAddr(r.RemoteAddr); addr.IsValid() {
@@ -73,9 +86,9 @@ func addressOf(r *http.Request) string {
 // told are the members of requests that are recorded. Any other may be a secret.
 var told = map[string]bool{
 	"index": true, "name": true, "algorithm": true, "allow_ip": true, "deny_ip": true, "grants": true, "grant": true, "revoke": true, "disabled": true,
-	"app": true, "range": true, "remove": true, "owner": true, "why": true, "days": true, "version": true, "rotate": true, "rotate_after": true,
+	"role": true, "app": true, "range": true, "remove": true, "owner": true, "why": true, "days": true, "version": true, "rotate": true, "rotate_after": true,
 	"retain": true, "require_context": true, "strict_context": true, "pre_active": true, "limit": true, "budget": true, "purpose": true, "exportable": true,
-	"publish": true, "user": true, "person": true, "id": true, "expires": true, "spki": true,
+	"publish": true, "user": true, "person": true, "id": true, "expires": true, "spki": true, "count": true, "even_if_used": true,
 }
 
 // details is what a request asks for: what its path names, and what may be told of its
@@ -83,10 +96,13 @@ var told = map[string]bool{
 func details(r *http.Request, body []byte) map[string]string {
 	out := map[string]string{}
 	route := chi.NewRouteContext()
-	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, r.URL.Path) {
+	if c := chi.RouteContext(r.Context()); c != nil && c.Routes != nil && c.Routes.Match(route, r.Method, pathOf(r)) {
 		for i, name := range route.URLParams.Keys {
 			out[name] = clip(route.URLParams.Values[i])
 		}
+	}
+	if g := grantOf(r.Context()); g != nil {
+		out["approval"], out["approved_by"] = g.id, g.approver
 	}
 	var in map[string]jsontext.Value
 	if json.Unmarshal(body, &in) == nil {
@@ -122,6 +138,9 @@ func (a *answer) WriteHeader(status int) { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 func (a *answer) outcome() string {
+	if a.status == http.StatusAccepted {
+		return outcomeWaits
+	}
 	if a.status < http.StatusBadRequest {
 		return audit.OK
 	}

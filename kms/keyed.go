@@ -93,8 +93,8 @@ func (s *Service) Published() ([]PublicKey, error) {
 		return nil, err
 	}
 	var all []PublicKey
-	for _, k := range l.keys.list() {
-		if !k.Published || k.DestroyAt != nil {
+	for _, k := range l.keys.toPublish() {
+		if k.DestroyAt != nil {
 			continue
 		}
 		for _, v := range k.Versions {
@@ -148,8 +148,8 @@ func (s *Service) importer() (hsm.Importer, error) {
 	return machine, nil
 }
 
-// ExportKey would give a business key away. It needs the approval of a second
-// administrator, without which no key leaves the machine, exportable or not.
+// ExportKey refuses: no machine wraps a business key to anybody else's key, exportable or
+// not.
 func (s *Service) ExportKey(ref string) error {
 	k, err := s.FindKey(ref)
 	if err != nil {
@@ -158,6 +158,5 @@ func (s *Service) ExportKey(ref string) error {
 	if !k.Exportable() {
 		return fault.New(fault.Forbidden, "key %d was not made exportable, which cannot be changed; re-encrypt its data to a key that is (key create --exportable)", k.Index)
 	}
-	return fault.New(fault.Forbidden, "key %d is exportable, but an export needs the approval of a second administrator, which this release does not have; "+
-		"nothing was exported", k.Index)
+	return fault.New(fault.Forbidden, "key %d is exportable, but the machines of this release wrap no key to another's public key; nothing was exported", k.Index)
 }

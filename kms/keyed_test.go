@@ -233,7 +233,7 @@ func TestImportAndExport(t *testing.T) {
 	if rotated, err := service.RotateKey(t.Context(), "test", 2); err != nil || rotated.Newest().Imported {
 		t.Errorf("a version made here: %+v, %v", rotated, err)
 	}
-	for ref, text := range map[string]string{"taken": "was not made exportable", "partner": "approval of a second administrator"} {
+	for ref, text := range map[string]string{"taken": "was not made exportable", "partner": "wrap no key to another"} {
 		if err := service.ExportKey(ref); !errors.Is(err, fault.Forbidden) || !strings.Contains(err.Error(), text) {
 			t.Errorf("export of %s: %v", ref, err)
 		}

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +30,7 @@ import (
 	"github.com/trikey/trikey/kms/lease"
 	"github.com/trikey/trikey/kms/limit"
 	"github.com/trikey/trikey/kms/nonce"
+	"github.com/trikey/trikey/kms/people"
 	"github.com/trikey/trikey/kms/record"
 	"github.com/trikey/trikey/kms/token"
 )
@@ -81,6 +81,7 @@ type Service struct {
 	followers sync.WaitGroup // goroutines that follow the store, and stewards
 
 	health health
+	people *people.Registry
 
 	mu     sync.RWMutex       // guards all below
 	loaded *loaded            // nil until Load
@@ -136,6 +137,7 @@ func New(cfg Config) *Service {
 		cfg: cfg, keep: &record.Keeper{Machine: cfg.Machine, Store: cfg.Store}, why: errSealed,
 		lease: &lease.Lease{Store: cfg.Store, Name: leaseEntry, Holder: hsm.NewID().String(), TTL: leaseTTL, Now: cfg.Now},
 	}
+	s.people = people.New(s.keep, cfg.Now)
 	s.health.start(s)
 	return s
 }
@@ -173,36 +175,20 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.checkSplit(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.keep.Verify(ctx); err != nil {
-		return nil, err
-	}
-	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
-	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
-	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
-	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
-	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
-	from := int64(math.MaxInt64)
-	for _, part := range []struct {
-		prefix string
-		apply  func(record.Record) error
-	}{
-		{keyPrefix, l.keys.apply},
-		{auth.Prefix, l.apps.Apply},
-		{usePrefix, l.keys.applyUse},
-		{rangesRecord, l.ranges.apply},
-		{token.Prefix, l.tokens.Apply},
-		{suspensionPrefix, l.spending.apply},
-		{activity.Prefix, l.applyHabits},
-	} {
-		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
-		if err != nil {
-			return nil, err
+	verified := make(chan error, 1)
+	go func() { verified <- s.keep.Verify(ctx) }()
+	l, from, err := s.readAll(ctx)
+	// What was read is of use only if it is what was written.
+	if err := errors.Join(<-verified, err); err != nil {
+		if l != nil {
+			l.apps.Wipe()
 		}
-		from = min(from, revision)
+		return nil, err
 	}
 	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
 	used, err := l.nonces.Load(ctx)
 	if err != nil {
+		l.apps.Wipe()
 		return nil, err
 	}
 	follow, stop := context.WithCancel(context.Background())
@@ -214,6 +200,38 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		s.keepHouse(follow, l)
 	})
 	return l, nil
+}
+
+// readAll reads every record that is served from memory, and returns the revision from which
+// their changes are to be followed.
+func (s *Service) readAll(ctx context.Context) (*loaded, int64, error) {
+	l := &loaded{keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
+	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
+	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
+	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
+	from, err := s.keep.LoadMany(ctx, keyPrefix, l.keys.apply)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, part := range []struct {
+		prefix string
+		apply  func(record.Record) error
+	}{
+		{auth.Prefix, l.apps.Apply},
+		{usePrefix, l.keys.applyUse},
+		{rangesRecord, l.ranges.apply},
+		{token.Prefix, l.tokens.Apply},
+		{suspensionPrefix, l.spending.apply},
+		{activity.Prefix, l.applyHabits},
+	} {
+		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
+		if err != nil {
+			return nil, 0, err
+		}
+		from = min(from, revision)
+	}
+	return l, from, nil
 }
 
 // apply takes a change in.
@@ -259,6 +277,7 @@ func (s *Service) Unload() {
 		<-l.left
 		l.apps.Wipe()
 	}
+	s.people.EndAll()
 }
 
 // Close ends the service. The store and the machine stay their openers'.

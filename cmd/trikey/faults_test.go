@@ -77,7 +77,7 @@ func (c *cluster) node(i int, h *netlab.Host, files *etcdtest.Files) *site {
 		s = c.nodes[0].join()
 	}
 	s.configure(func(cfg *config.Config) {
-		cfg.API.Listen, cfg.Ops.Listen = h.Addr+":7443", h.Addr+":7447"
+		cfg.API.Listen, cfg.Admin.Listen, cfg.Ops.Listen = h.Addr+":7443", h.Addr+":7445", h.Addr+":7447"
 		cfg.API.Cert, cfg.API.Key = files.Server, files.ServerKey
 	})
 	s.on, s.api, s.ops = h, "https://"+h.Addr+":7443", "http://"+h.Addr+":7447"

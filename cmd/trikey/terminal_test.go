@@ -23,30 +23,36 @@ type terminal struct {
 
 	mu   sync.Mutex
 	text string // what it has shown and nobody has read yet
+	seen string // all that it has shown
 }
 
 // atTerminal runs a command of the site.
 func (s *site) atTerminal(args ...string) *terminal {
 	s.t.Helper()
+	return newTerminal(s.t, exec.CommandContext(s.t.Context(), trikey, append(args, "--config", s.path("trikey.yaml"))...))
+}
+
+// newTerminal runs a command at a terminal of its own.
+func newTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	fd := int(master.Fd())
 	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err = errors.Join(err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	x := &terminal{t: s.t, master: master, done: make(chan struct{})}
-	x.cmd = exec.CommandContext(s.t.Context(), trikey, append(args, "--config", s.path("trikey.yaml"))...)
+	x := &terminal{t: t, cmd: cmd, master: master, done: make(chan struct{})}
 	x.cmd.Stdin, x.cmd.Stdout, x.cmd.Stderr = slave, slave, slave
 	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err = errors.Join(x.cmd.Start(), slave.Close()); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go x.read()
 	return x
@@ -59,6 +65,7 @@ func (x *terminal) read() {
 		n, err := x.master.Read(b)
 		x.mu.Lock()
 		x.text += string(b[:n])
+		x.seen += string(b[:n])
 		x.mu.Unlock()
 		if err != nil {
 			return // the command has ended

@@ -20,6 +20,7 @@ const (
 	KeyNotFound         Code = "key_not_found"
 	KeyDisabled         Code = "key_disabled"
 	KeyDestroyed        Code = "key_destroyed"
+	KeyInUse            Code = "key_in_use"
 	AlgorithmNotAllowed Code = "algorithm_not_allowed"
 	ContextRequired     Code = "context_required"
 	DecryptFailed       Code = "decrypt_failed"
@@ -37,6 +38,12 @@ const (
 	RateLimited         Code = "rate_limited"
 	LockedOut           Code = "locked_out"
 	BudgetExceeded      Code = "budget_exceeded"
+)
+
+// Codes of the admin API.
+const (
+	StepUpRequired   Code = "step_up_required"
+	ApprovalRequired Code = "approval_required"
 )
 
 // Codes of the machine's console: cards, PINs, ceremonies.
@@ -110,6 +117,7 @@ var kinds = map[Code]kind{
 	KeyNotFound:         {"There is no such key", http.StatusNotFound, ExitNotFound, false},
 	KeyDisabled:         {"The key is disabled", http.StatusConflict, ExitRefused, false},
 	KeyDestroyed:        {"The key version is destroyed", http.StatusConflict, ExitNotFound, false},
+	KeyInUse:            {"The key still has ciphertexts", http.StatusConflict, ExitRefused, false},
 	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
 	ContextRequired:     {"The key asks for more context", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},
@@ -127,6 +135,9 @@ var kinds = map[Code]kind{
 	LockedOut:           {"Too many failed authentications", http.StatusTooManyRequests, ExitRefused, false},
 	BudgetExceeded:      {"The app's decryption is suspended", http.StatusForbidden, ExitRefused, false},
 	Internal:            {"The service failed", http.StatusInternalServerError, ExitFailed, false},
+
+	StepUpRequired:   {"A code must be given for this", http.StatusForbidden, ExitRefused, false},
+	ApprovalRequired: {"Another person must approve this", http.StatusForbidden, ExitRefused, false},
 
 	MachineBlank:       {"The machine is blank", http.StatusConflict, ExitUnavailable, false},
 	MachineInitialised: {"The machine is initialised already", http.StatusConflict, ExitFailed, false},

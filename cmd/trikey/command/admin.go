@@ -5,31 +5,93 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 
-	v1 "github.com/trikey/trikey/api/v1"
+	"github.com/go-json-experiment/json"
 
+	v1 "github.com/trikey/trikey/api/v1"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/internal/unixsock"
 )
 
-// admin calls the admin socket of the service on this host.
+// admin calls the admin API: of the service on this host by its socket, or of one that is
+// elsewhere, as the person who is logged in.
 func (o *options) admin(ctx context.Context, method, path string, in, out any) error {
+	far, err := o.remoteLogin()
+	if err != nil {
+		return err
+	}
+	if far != nil {
+		client, err := far.client()
+		if err != nil {
+			return err
+		}
+		defer client.CloseIdleConnections()
+		client.Transport = &waitingForApproval{&receiptSaver{client.Transport, o.receipt}}
+		err = jsonhttp.Do(ctx, client, method, far.Addr+"/admin/v1/"+path, http.Header{"Authorization": {"Bearer " + far.Token}}, in, out)
+		return plainWaits(err)
+	}
 	cfg, err := o.load(nil)
 	if err != nil {
 		return err
 	}
 	client := unixsock.Client(cfg.AdminSocket())
-	client.Transport = &receiptSaver{client.Transport, o.receipt}
+	client.Transport = &waitingForApproval{&receiptSaver{client.Transport, o.receipt}}
 	err = jsonhttp.Do(ctx, client, method, "http://admin/admin/v1/"+path, http.Header{}, in, out)
+	if err = plainWaits(err); errors.Is(err, fault.ApprovalRequired) {
+		return err
+	}
 	if dial := (*net.OpError)(nil); errors.As(err, &dial) {
 		return fault.Wrap(fault.Unavailable, err, "no service answers at %s: is it running (trikey serve)?", cfg.AdminSocket())
 	}
 	return err
 }
+
+// waitingForApproval makes an error of an answer that says that another person must approve
+// first: what was asked for is not done yet.
+type waitingForApproval struct{ http.RoundTripper }
+
+// RoundTrip is that of http.RoundTripper.
+func (t *waitingForApproval) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.RoundTripper.RoundTrip(r)
+	if err != nil || res.StatusCode != http.StatusAccepted {
+		return res, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	var asked v1.Approval
+	raw, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err == nil {
+		err = json.Unmarshal(raw, &asked)
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "the service does not say what waits for approval")
+	}
+	return nil, &waits{asked}
+}
+
+// waits is the error of what another person must approve first.
+type waits struct{ v1.Approval }
+
+// plainWaits takes off what the HTTP client has put around it.
+func plainWaits(err error) error {
+	if w := (*waits)(nil); errors.As(err, &w) {
+		return w
+	}
+	return err
+}
+
+// Error says what to do next.
+func (w *waits) Error() string {
+	return fmt.Sprintf("nothing is done yet: another person must approve this until %s\n  it will %s\n  request %s\n"+
+		"Ask another admin or officer to look at it and grant it: trikey approve grant %s", date(w.Expires), w.What, w.ID, w.ID)
+}
+
+// Unwrap returns the fault.
+func (w *waits) Unwrap() error { return fault.ApprovalRequired }
 
 // receiptSaver writes the receipts of changes to a file.
 type receiptSaver struct {

@@ -88,7 +88,7 @@ func readBlob(cmd *cobra.Command, file string) ([]byte, error) {
 
 func newKeyExport(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use: "export KEY", Short: "Export a business key that was made exportable; refused until a second administrator can approve", Args: cobra.ExactArgs(1),
+		Use: "export KEY", Short: "Export a business key; refused: no machine of this release wraps a key to another's", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.admin(cmd.Context(), http.MethodPost, "keys/"+url.PathEscape(args[0])+"/export", nil, nil)
 		},

@@ -5,6 +5,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,6 +47,9 @@ func Main(args []string) int {
 	if err == nil {
 		return fault.ExitDone
 	}
+	if w := (*waits)(nil); errors.As(err, &w) && o.output == "json" {
+		_ = o.print(root, w.Approval, nil)
+	}
 	fmt.Fprintf(os.Stderr, "trikey: %v\n", err)
 	if !o.started {
 		return fault.ExitUsage
@@ -86,6 +90,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or unavailable, 4 refused,
 		return nil
 	}
 	root.AddCommand(newServe(o), newMachineCmd(o), newCard(o), newKey(o), newApp(o), newToken(o), newStore(o), newEncrypt(o), newDecrypt(o), newReencrypt(o),
+		newAdminCmd(o), newLogin(o), newLogout(o), newWhoami(o), newApprove(o),
 		newInspect(o), newAudit(o), newDoctor(o), newDemo(), newVersion(o))
 	o.track(root)
 	return root

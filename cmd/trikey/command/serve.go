@@ -77,11 +77,28 @@ func configFlags(cmd *cobra.Command, o *options) func() (*config.Config, error) 
 // collecting the garbage of batches.
 const gcPercent = 400
 
+// The heap grows no further than this before it is collected, unless GOMEMLIMIT says
+// otherwise: with a million keys in memory, five times what lives would be too much. Each
+// key takes some 450 bytes; with many, the limit leaves room for them.
+const (
+	memoryLimit  = 640 << 20
+	memoryBase   = 256 << 20
+	memoryPerKey = 512
+)
+
+// limitMemory sets the limit for a number of keys.
+func limitMemory(keys int) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(max(memoryLimit, memoryBase+int64(keys)*memoryPerKey))
+	}
+}
+
 // serve runs the service of a configuration, which was read from path by read.
 func serve(ctx context.Context, cfg *config.Config, path string, read func() (*config.Config, error)) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	limitMemory(0)
 	if err := harden.Apply(); err != nil {
 		return err
 	}
@@ -95,7 +112,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	own, forGRPC, forCustodians, certificates, err := newCertificates(cfg)
+	certs, err := newCertificates(cfg)
 	if err != nil {
 		return err
 	}
@@ -103,7 +120,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	metrics.CountKeys(n.service)
 	metrics.WatchSecrets(n.service)
 	metrics.CountGuard(g.guard)
-	clients, err := withClients(own.config(), cfg.API.ClientCA)
+	clients, err := withClients(certs.api.config(), cfg.API.ClientCA)
 	if err != nil {
 		return err
 	}
@@ -111,30 +128,23 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	defer s.close()
 	if n.pool != nil {
 		metrics.CountMachines(n.machines)
-	} else {
-		consoleHandler, err := console.Handler(n.console)
-		if err != nil {
-			return err
-		}
-		s.unix("machine", cfg.MachineSocket(), consoleHandler)
-		if listen := cfg.Machine.Custodians.Listen; listen != "" {
-			s.custodians(listen, forCustodians, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
-		}
+	} else if err := n.consoles(s, cfg, certs.custodians); err != nil {
+		return err
 	}
 	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit}
 	s.tls("api", cfg.API.Listen, clients, api.New(data), g.perAddress)
-	if err := s.grpc(cfg, forGRPC, data, g.perAddress); err != nil {
+	if err := s.grpc(cfg, certs.grpc, data, g.perAddress); err != nil {
 		return err
 	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	s.unix("admin", cfg.AdminSocket(), api.NewAdmin(n.service, n.audit, g.guard.Lockout))
+	n.doors(s, cfg.Admin, cfg.AdminSocket(), certs.admin, g)
 	if s.failed != nil {
 		return s.failed
 	}
 	n.recordService("start", map[string]string{"version": version})
 	defer n.recordService("stop", nil)
 	reload := &reloader{
-		path: path, read: read, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
+		path: path, read: read, running: cfg, gate: g, certificates: certs.all, counts: metrics.NewReloads(), blocked: n.audit.Ready,
 	}
 	if n.pool != nil {
 		reload.machines = n.changeMachines
@@ -147,9 +157,32 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	if err != nil {
 		return err
 	}
-	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "grpc", cfg.GRPC.Listen, "ops", cfg.Ops.Listen,
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "grpc", cfg.GRPC.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
 	return s.run(ctx, reload)
+}
+
+// consoles opens the machine's console, and the listener of custodians who are elsewhere.
+func (n *node) consoles(s *servers, cfg *config.Config, c *certificate) error {
+	handler, err := console.Handler(n.console)
+	if err != nil {
+		return err
+	}
+	s.unix("machine", cfg.MachineSocket(), handler)
+	if listen := cfg.Machine.Custodians.Listen; listen != "" {
+		s.custodians(listen, c, submit.Handler(audit.WatchSubmissions(n.desk, n.audit)))
+	}
+	return nil
+}
+
+// doors opens the two ways in to the admin API: the socket, and the listener for people.
+func (n *node) doors(s *servers, cfg config.Admin, socket string, c *certificate, g *gate) {
+	way := api.Door{Local: api.LocalUse(cfg.Local), Approval: api.ApprovalMode(cfg.Approval), RequestLife: cfg.RequestLife, Lockout: g.guard.Lockout}
+	s.unix("admin", socket, api.NewAdmin(n.service, n.audit, way))
+	if cfg.Listen != "" {
+		way.Remote = true
+		s.tls("admin", cfg.Listen, c.config(), api.NewAdmin(n.service, n.audit, way))
+	}
 }
 
 // recordService records what the service itself does. A log that is blocked has said so.
@@ -168,6 +201,7 @@ const (
 // recordServing records what was loaded. The number of changes shows, in the log, where
 // the whole key store was put back to an older state.
 func (n *node) recordServing(keys, apps int, changes uint64) {
+	limitMemory(keys)
 	n.recordService(opServing, map[string]string{
 		"keys": strconv.Itoa(keys), "apps": strconv.Itoa(apps), detailChanges: strconv.FormatUint(changes, 10),
 	})
@@ -214,26 +248,35 @@ type certificate struct {
 	current   atomic.Pointer[tls.Certificate]
 }
 
-// newCertificates reads those of all listeners: the API's own, which the others have too
-// unless they are given one.
-func newCertificates(cfg *config.Config) (own, forGRPC, forCustodians *certificate, all []*certificate, err error) {
-	if own, err = newCertificate("api", cfg.API.Cert, cfg.API.Key); err != nil {
-		return own, nil, nil, nil, err
+// certificates are those of all listeners: the API's own, which the others have too unless
+// they are given one.
+type certificates struct {
+	api, grpc, admin, custodians *certificate
+	all                          []*certificate
+}
+
+func newCertificates(cfg *config.Config) (c certificates, err error) {
+	if c.api, err = newCertificate("api", cfg.API.Cert, cfg.API.Key); err != nil {
+		return c, err
 	}
-	all, forGRPC, forCustodians = []*certificate{own}, own, own
-	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		if forCustodians, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
-			return own, nil, nil, nil, err
+	c.all = []*certificate{c.api}
+	for _, of := range []struct {
+		section, listen, cert, key string
+		is                         **certificate
+	}{
+		{"grpc", cfg.GRPC.Listen, cfg.GRPC.Cert, cfg.GRPC.Key, &c.grpc},
+		{"admin", cfg.Admin.Listen, cfg.Admin.Cert, cfg.Admin.Key, &c.admin},
+		{"machine.custodians", cfg.Machine.Custodians.Listen, cfg.Machine.Custodians.Cert, cfg.Machine.Custodians.Key, &c.custodians},
+	} {
+		if *of.is = c.api; of.listen == "" || of.cert == "" {
+			continue
 		}
-		all = append(all, forCustodians)
-	}
-	if c := cfg.GRPC; c.Listen != config.Off && c.Cert != "" {
-		if forGRPC, err = newCertificate("grpc", c.Cert, c.Key); err != nil {
-			return own, nil, nil, nil, err
+		if *of.is, err = newCertificate(of.section, of.cert, of.key); err != nil {
+			return c, err
 		}
-		all = append(all, forGRPC)
+		c.all = append(c.all, *of.is)
 	}
-	return own, forGRPC, forCustodians, all, nil
+	return c, nil
 }
 
 func newCertificate(section, cert, key string) (*certificate, error) {
@@ -322,7 +365,7 @@ func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
 
 // grpc is the data plane over gRPC, if there shall be one.
 func (s *servers) grpc(cfg *config.Config, c *certificate, data api.Config, through func(net.Listener) net.Listener) error {
-	if cfg.GRPC.Listen == config.Off {
+	if cfg.GRPC.Listen == "" {
 		return nil
 	}
 	clients, err := withClients(c.config(), cfg.API.ClientCA)

@@ -28,6 +28,7 @@ type Config struct {
 	Region  string  `yaml:"region"` // bound into the root set and every key; cannot be changed later
 	API     API     `yaml:"api"`
 	GRPC    GRPC    `yaml:"grpc"`
+	Admin   Admin   `yaml:"admin"`
 	Ops     Ops     `yaml:"ops"`
 	Machine Machine `yaml:"machine"`
 	Store   Store   `yaml:"store"`
@@ -53,13 +54,10 @@ type API struct {
 
 // GRPC is the data plane over gRPC.
 type GRPC struct {
-	Listen string `yaml:"listen"` // "-": there is none
+	Listen string `yaml:"listen"` // "": there is none
 	Cert   string `yaml:"cert"`   // PEM file; the API's when cert and key are ""
 	Key    string `yaml:"key"`    // PEM file, mode 0600
 }
-
-// Off is the address of a listener that there shall not be, where the default is one.
-const Off = "-"
 
 // Ops is the listener of health checks and metrics. It has no TLS: keep it on
 // loopback.
@@ -153,7 +151,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, GRPC: GRPC{Listen: "127.0.0.1:7444"}, Ops: Ops{Listen: "127.0.0.1:7447"},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, GRPC: GRPC{Listen: "127.0.0.1:7444"}, Admin: defaultAdmin(), Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
 		Alerts: Alerts{Failures: 30, Rate: 10},
@@ -190,6 +188,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
 	}
 	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check(), c.checkMachines()); err != nil {
+		return nil, err
+	}
+	if err := c.Admin.check(); err != nil {
 		return nil, err
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
@@ -295,7 +296,7 @@ func (c *Config) resolve(dir string) error {
 	paths := []*string{
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.GRPC.Cert, &c.GRPC.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
-		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile, &c.Admin.Cert, &c.Admin.Key,
 		&c.Machine.Cert, &c.Machine.Key, &c.Machine.ClientCA, &c.Machine.Socket, &c.Link.Cert, &c.Link.Key, &c.Link.CA,
 	}
 	for i := range c.Audit.Ship {
