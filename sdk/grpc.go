@@ -104,14 +104,14 @@ func (l *links) do(ctx context.Context, ops ...*pb.Operation) (results []*pb.Res
 // everywhere tries the addresses in turn. It returns what the last one was shown, too.
 func (l *links) everywhere(ctx context.Context, ops []*pb.Operation) (results []*pb.Result, served bool, value string, err error) {
 	n := uint32(len(l.addresses))
-	first := l.preferred.Load()
+	first, turn := l.preferred.Load(), l.turn.Add(1)
 	for i := range n * rounds {
-		at := (first + i) % n
+		at, one := (first+i)%n, turn+i/n // of an address, another link in each round
 		by := shown{at: time.Now()}
 		if by.value, err = l.credentials.authorization(ctx); err != nil {
 			return nil, true, "", err
 		}
-		results, err = l.once(ctx, at, by, ops)
+		results, err = l.once(ctx, l.addresses[at][one%linksPerAddress], by, ops)
 		if err == nil {
 			err = wholeError(results)
 		}
@@ -126,12 +126,11 @@ func (l *links) everywhere(ctx context.Context, ops []*pb.Operation) (results []
 	return nil, false, "", nil
 }
 
-// once gives one address its time.
-func (l *links) once(ctx context.Context, at uint32, by shown, ops []*pb.Operation) ([]*pb.Result, error) {
+// once gives one link its time.
+func (l *links) once(ctx context.Context, to *link, by shown, ops []*pb.Operation) ([]*pb.Result, error) {
 	limited, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
-	of := l.addresses[at]
-	results, err := of[l.turn.Add(1)%uint32(len(of))].do(limited, by, ops)
+	results, err := to.do(limited, by, ops)
 	if err != nil && limited.Err() != nil {
 		return nil, fault.New(fault.Unavailable, "no answer within %s", l.timeout)
 	}
