@@ -47,6 +47,7 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds")
 	size := flag.Int("size", 256, "bytes of a plaintext")
 	only := flag.String("only", "", "run only cases whose names have this in them, beside the empty handler")
+	concurrency := flag.Int("c", 0, "run only cases of this concurrency")
 	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
 	keys := flag.Int("keys", 0, "measure a service with so many keys beside one with a single key instead (1000000 takes 3 GB of disk and some minutes)")
 	flag.Parse()
@@ -60,7 +61,7 @@ func main() {
 		fatal(runMany(ctx, *trikey, *keys, *each, *rounds, *size))
 		return
 	}
-	fatal(run(ctx, *trikey, *each, *rounds, *size, *only))
+	fatal(run(ctx, *trikey, *each, *rounds, *size, *only, *concurrency))
 }
 
 func fatal(err error) {
@@ -70,7 +71,7 @@ func fatal(err error) {
 	}
 }
 
-func run(ctx context.Context, trikey string, each time.Duration, rounds, size int, only string) (err error) {
+func run(ctx context.Context, trikey string, each time.Duration, rounds, size int, only string, concurrency int) (err error) {
 	b, err := newBed(ctx, trikey)
 	if err != nil {
 		return err
@@ -87,7 +88,9 @@ func run(ctx context.Context, trikey string, each time.Duration, rounds, size in
 	if err != nil {
 		return err
 	}
-	loads = slices.DeleteFunc(append(loads, over...), func(l load) bool { return !l.empty && !strings.Contains(l.name, only) })
+	loads = slices.DeleteFunc(append(loads, over...), func(l load) bool {
+		return !l.empty && !strings.Contains(l.name, only) || concurrency > 0 && l.concurrency != concurrency
+	})
 	results := make([][]result, len(loads))
 	for range rounds {
 		for i, l := range loads {

@@ -239,7 +239,7 @@ func (l *Log) newKey(public ed25519.PublicKey) error {
 	if err := appendDurably(filepath.Join(l.cfg.Dir, keysFile), []byte(text+"\n")); err != nil {
 		return err
 	}
-	a := &appending{done: make(chan error, 1), events: []Event{{Kind: Self, Op: "key", Details: map[string]string{"fingerprint": Fingerprint(public)}}}}
+	a := &appending{events: []Event{{Kind: Self, Op: "key", Details: map[string]string{"fingerprint": Fingerprint(public)}}}}
 	return l.send(a)
 }
 

@@ -23,10 +23,13 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/trikey/trikey/internal/unixsock"
 )
@@ -72,10 +75,42 @@ type Event struct {
 	Details   map[string]string `json:"details,omitempty"`   // what was asked for, without secrets
 }
 
-// appendLine appends the event as the log has it, without the newline.
+// appendLine appends the event as the log has it, without the newline: what json.Marshal
+// makes of it. Operations of the data plane, which have no details, are written without
+// reflection.
 func (e *Event) appendLine(dst []byte) ([]byte, error) {
-	raw, err := json.Marshal(e, json.Deterministic(true))
-	return append(dst, raw...), err
+	if year := e.Time.Year(); len(e.Details) > 0 || e.Time.Location() != time.UTC || year < 0 || year > 9999 {
+		raw, err := json.Marshal(e, json.Deterministic(true))
+		return append(dst, raw...), err
+	}
+	var err error
+	text := func(name, value string, always bool) {
+		if value != "" || always {
+			var quoted error
+			dst, quoted = jsontext.AppendQuote(append(dst, name...), value)
+			err = errors.Join(err, quoted)
+		}
+	}
+	number := func(name string, value int64) {
+		if value != 0 {
+			dst = strconv.AppendInt(append(dst, name...), value, 10)
+		}
+	}
+	dst = strconv.AppendInt(append(dst, `{"n":`...), e.Number, 10)
+	dst = append(e.Time.AppendFormat(append(dst, `,"time":"`...), time.RFC3339Nano), '"')
+	text(`,"kind":`, string(e.Kind), true)
+	text(`,"op":`, e.Op, true)
+	text(`,"phase":`, e.Phase, false)
+	number(`,"of":`, e.Of)
+	text(`,"actor":`, e.Actor, false)
+	text(`,"address":`, e.Address, false)
+	number(`,"key":`, int64(e.Key))
+	number(`,"version":`, int64(e.Version))
+	number(`,"to_key":`, int64(e.ToKey))
+	number(`,"to_version":`, int64(e.ToVersion))
+	number(`,"items":`, int64(e.Items))
+	text(`,"outcome":`, e.Outcome, false)
+	return append(dst, '}'), err
 }
 
 // parseLine reads an event back.

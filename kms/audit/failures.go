@@ -81,7 +81,7 @@ func (f *failures) flush(l *Log, all bool) {
 	if len(events) == 0 {
 		return
 	}
-	a := &appending{events: events, done: make(chan error, 1)}
+	a := &appending{events: events}
 	l.stamp(a)
 	select {
 	case l.queue <- a: // from the writing goroutine too, which must not wait for itself

@@ -124,8 +124,20 @@ type appending struct {
 	events []Event
 	lines  [][]byte // as they were written; only for keep
 	keep   bool
-	done   chan error
+	done   chan error // nil when nobody waits
 }
+
+// wait is what a call waits with. Those that were answered are used again.
+type wait struct {
+	done     chan error
+	patience *time.Timer
+}
+
+var waits = sync.Pool{New: func() any {
+	w := &wait{make(chan error, 1), time.NewTimer(time.Hour)}
+	w.patience.Stop()
+	return w
+}}
 
 // Record brings events to the disk, and returns the number of the first. When it
 // returns without error they are there.
@@ -133,7 +145,7 @@ func (l *Log) Record(events ...Event) (int64, error) {
 	if l == nil || len(events) == 0 {
 		return 0, nil
 	}
-	a := &appending{events: events, done: make(chan error, 1)}
+	a := &appending{events: events}
 	if err := l.append(a); err != nil {
 		return 0, err
 	}
@@ -145,27 +157,38 @@ func (l *Log) append(a *appending) error {
 		return err
 	}
 	l.stamp(a)
-	patience := time.NewTimer(l.cfg.Patience)
-	defer patience.Stop()
+	w, _ := waits.Get().(*wait)
+	a.done = w.done
+	w.patience.Reset(l.cfg.Patience)
+	answered, err := l.await(a, w.patience.C)
+	w.patience.Stop()
+	if answered { // else the writer may still answer
+		waits.Put(w)
+	}
+	return err
+}
+
+// await has the writer record events, and reports whether it has answered.
+func (l *Log) await(a *appending, late <-chan time.Time) (answered bool, err error) {
 	select {
 	case l.queue <- a:
 	case <-l.written:
-		return errClosed
-	case <-patience.C:
-		return errStalled
+		return false, errClosed
+	case <-late:
+		return false, errStalled
 	}
 	select {
 	case err := <-a.done:
-		return err
+		return true, err
 	case <-l.written:
 		select {
 		case err := <-a.done: // the last of them
-			return err
+			return true, err
 		default:
-			return errClosed
+			return false, errClosed
 		}
-	case <-patience.C:
-		return errStalled
+	case <-late:
+		return false, errStalled
 	}
 }
 
@@ -187,7 +210,7 @@ func (l *Log) Operation(events ...Event) error {
 	if l == nil || l.cfg.Data == Off || len(events) == 0 {
 		return nil
 	}
-	a := &appending{events: events, done: make(chan error, 1)}
+	a := &appending{events: events}
 	var err error
 	if l.cfg.Data == Sync {
 		err = l.append(a)
@@ -207,6 +230,11 @@ func (l *Log) send(a *appending) error {
 		return err
 	}
 	l.stamp(a)
+	select {
+	case l.queue <- a:
+		return nil
+	default:
+	}
 	select {
 	case l.queue <- a:
 		return nil

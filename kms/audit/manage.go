@@ -24,7 +24,7 @@ func (l *Log) Begin(ctx context.Context, e Event) (*Managed, error) {
 		e.Actor = ActorOf(ctx)
 	}
 	e.Phase = Begin
-	a := &appending{events: []Event{e}, done: make(chan error, 1)}
+	a := &appending{events: []Event{e}}
 	if err := l.append(a); err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (m *Managed) End(outcome string, details map[string]string) error {
 		return nil
 	}
 	m.event.Outcome, m.event.Details = outcome, details
-	a := &appending{events: []Event{m.event}, done: make(chan error, 1), keep: true}
+	a := &appending{events: []Event{m.event}, keep: true}
 	err := m.log.append(a)
 	if err != nil {
 		m.log.cfg.Log.Error("the outcome of a management operation was not recorded", "op", m.event.Op, "outcome", outcome, "begin", m.event.Of, "error", err)
