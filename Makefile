@@ -53,10 +53,11 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 	done; \
 	[ $$found -gt 0 ] || { echo "no fuzz target found"; exit 1; }
 
-bench: build test-deps ## benchmarks beside the code, then the service from outside
-	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api ./hsm/remote
-	$(GO) run ./cmd/trikey-bench
-	$(GO) run ./cmd/trikey-bench -apart
+bench: build test-deps ## benchmarks beside the code, then the service from outside; some 8 minutes
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 200ms ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api ./hsm/remote ./kms/audit
+	$(GO) run ./cmd/trikey-bench -rounds 3 -time 1s
+	$(GO) run ./cmd/trikey-bench -rounds 3 -time 1s -checks
+	$(GO) run ./cmd/trikey-bench -rounds 3 -time 1s -apart
 
 proto: ## write the Go code of every .proto file anew; it is committed (needs protobuf-compiler)
 	@mkdir -p bin && $(GO) build -modfile=tools/go.mod -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc

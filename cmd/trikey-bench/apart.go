@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/trikey/trikey/cmd/trikey/config"
@@ -126,7 +124,7 @@ func (f *fleet) addMachine() error {
 }
 
 func (f *fleet) addService(over string, machines int) error {
-	b := &bed{name: fmt.Sprintf("%s, %d machines", over, machines)}
+	b := &bed{name: fmt.Sprintf("%s, %d", over, machines)}
 	f.beds = append(f.beds, b)
 	dir, path, cfg, err := f.site(fmt.Sprintf("%s-%d", over, machines), func(c *config.Config) (err error) {
 		for _, m := range f.configs[:machines] {
@@ -171,60 +169,4 @@ func (f *fleet) waitFor(url string) error {
 			return fmt.Errorf("%s: %w", url, err)
 		}
 	}
-}
-
-// runApart measures every way to use a machine, in turn with the others.
-func runApart(ctx context.Context, trikey string, each time.Duration, rounds, size int) (err error) {
-	f, err := newFleet(ctx, trikey)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.close()) }()
-	var cases []load
-	all, err := f.beds[0].loads(ctx, size)
-	if err != nil {
-		return err
-	}
-	for _, l := range all {
-		if l.name == "encrypt" || l.name == "encrypt, batch of 100" && l.concurrency == 16 {
-			cases = append(cases, l)
-		}
-	}
-	results := make([][][]result, len(cases)) // by case, bed, round
-	for i := range cases {
-		results[i] = make([][]result, len(f.beds))
-	}
-	for range rounds {
-		for i, l := range cases {
-			for j, b := range f.beds {
-				r, err := b.measure(ctx, l, each)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", b.name, l.name, err)
-				}
-				results[i][j] = append(results[i][j], r)
-			}
-		}
-	}
-	fmt.Printf("%d-byte plaintexts over HTTP; medians. CPU is that of the service and all its machines.\n\n", size)
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "case\tmachine\tc\titems/s\tp50 µs\tp99 µs\tCPU µs/item\tCPU ÷ in-process\t")
-	for i, l := range cases {
-		for j, b := range f.beds {
-			median := func(f func(r, inProcess result) float64) float64 {
-				var values []float64
-				for k, r := range results[i][j] {
-					values = append(values, f(r, results[i][0][k]))
-				}
-				slices.Sort(values)
-				return values[len(values)/2]
-			}
-			micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-			fmt.Fprintf(t, "%s\t%s\t%d\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t\n", l.name, b.name, l.concurrency,
-				median(func(r, _ result) float64 { return r.requests / r.took.Seconds() * float64(l.items) }),
-				median(func(r, _ result) float64 { return micro(r.p50) }), median(func(r, _ result) float64 { return micro(r.p99) }),
-				median(func(r, _ result) float64 { return micro(r.cpu) / r.requests / float64(l.items) }),
-				median(func(r, p result) float64 { return (micro(r.cpu) / r.requests) / (micro(p.cpu) / p.requests) }))
-		}
-	}
-	return t.Flush()
 }

@@ -26,7 +26,8 @@ import (
 // own.
 type bed struct {
 	name   string
-	binary string // the command to measure
+	binary string   // the command to measure
+	env    []string // of the service, beside this process's own
 	dir    string
 	site   string // made by trikey demo
 	config string
@@ -64,8 +65,9 @@ func (t target) cpu() (total time.Duration, err error) {
 // with the certificate.
 const emptyVariable = "TRIKEY_BENCH_EMPTY"
 
-func newBed(ctx context.Context, trikey string) (b *bed, err error) {
-	b = &bed{}
+// newBed starts both; env is of the service only.
+func newBed(ctx context.Context, trikey string, env ...string) (b *bed, err error) {
+	b = &bed{env: env}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -143,7 +145,9 @@ func (b *bed) unseal(ctx context.Context) error { return cli{ctx, b.binary}.unse
 
 // server is the service, to be started.
 func (b *bed) server(ctx context.Context) *exec.Cmd {
-	return exec.CommandContext(ctx, b.binary, "serve", "--config", b.config)
+	cmd := exec.CommandContext(ctx, b.binary, "serve", "--config", b.config)
+	cmd.Env = append(os.Environ(), b.env...)
+	return cmd
 }
 
 // start runs both servers and waits for them.
@@ -192,7 +196,7 @@ func (b *bed) address(site, config string) error {
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		return err
 	}
-	pem, err := os.ReadFile(filepath.Join(b.site, "ca.pem"))
+	pem, err := os.ReadFile(filepath.Join(site, "ca.pem"))
 	if err != nil {
 		return err
 	}

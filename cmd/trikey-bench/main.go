@@ -49,12 +49,18 @@ func main() {
 	only := flag.String("only", "", "run only cases whose names have this in them, beside the empty handler")
 	concurrency := flag.Int("c", 0, "run only cases of this concurrency")
 	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
+	checks := flag.Bool("checks", false, "measure what the audit log and limits cost")
 	keys := flag.Int("keys", 0, "measure a service with so many keys beside one with a single key instead (1000000 takes 3 GB of disk and some minutes)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	s := settings{*trikey, *each, *rounds, *size}
 	if *separate {
-		fatal(runApart(ctx, *trikey, *each, *rounds, *size))
+		fatal(runApart(ctx, s))
+		return
+	}
+	if *checks {
+		fatal(runChecks(ctx, s))
 		return
 	}
 	if *keys > 0 {
@@ -89,7 +95,7 @@ func run(ctx context.Context, trikey string, each time.Duration, rounds, size in
 		return err
 	}
 	loads = slices.DeleteFunc(append(loads, over...), func(l load) bool {
-		return !l.empty && !strings.Contains(l.name, only) || concurrency > 0 && l.concurrency != concurrency
+		return !l.empty && (!strings.Contains(l.name, only) || concurrency > 0 && l.concurrency != concurrency)
 	})
 	results := make([][]result, len(loads))
 	for range rounds {
@@ -156,23 +162,21 @@ func print(loads []load, results [][]result, size int) {
 				empty = results[j]
 			}
 		}
-		median := func(f func(r, empty result) float64) float64 {
+		of := func(f func(r, empty result) float64) float64 {
 			values := make([]float64, len(results[i]))
 			for j, r := range results[i] {
 				values[j] = f(r, empty[j])
 			}
-			slices.Sort(values)
-			return values[len(values)/2]
+			return median(values)
 		}
-		micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.1f\t%.2f\t\n", l.name, l.concurrency,
-			median(func(r, _ result) float64 { return r.requests / r.took.Seconds() * float64(l.items) }),
-			median(func(r, _ result) float64 { return micro(r.p50) }),
-			median(func(r, _ result) float64 { return micro(r.p99) }),
-			median(func(r, _ result) float64 { return micro(r.p999) }),
-			median(func(r, _ result) float64 { return micro(r.cpu) / r.requests / float64(l.items) }),
-			median(func(r, _ result) float64 { return micro(r.cpu) / r.requests }),
-			median(func(r, e result) float64 { return (micro(r.cpu) / r.requests) / (micro(e.cpu) / e.requests) }))
+			of(func(r, _ result) float64 { return r.requests / r.took.Seconds() * float64(l.items) }),
+			of(func(r, _ result) float64 { return micro(r.p50) }),
+			of(func(r, _ result) float64 { return micro(r.p99) }),
+			of(func(r, _ result) float64 { return micro(r.p999) }),
+			of(func(r, _ result) float64 { return r.each() / float64(l.items) }),
+			of(func(r, _ result) float64 { return r.each() }),
+			of(func(r, e result) float64 { return r.each() / e.each() }))
 	}
 	_ = t.Flush()
 }
