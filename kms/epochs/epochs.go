@@ -44,8 +44,12 @@ type Keys struct {
 	id          hsm.ID
 	counter     uint64
 	generations []uint32 // of the roots that the file is sealed under
-	tree        *tree
+	tree        *tree    // nil once they are closed: that is not the tree of which nothing is left
 }
+
+// errClosed is what closed keys answer. Who goes on while the machine is being sealed must
+// neither take a version for destroyed nor write the file.
+var errClosed = fault.New(fault.Sealed, "the destruction keys are closed, because the machine is being sealed; try again when it is open")
 
 // Create makes the destruction keys of a new key store, and the file in dir.
 func Create(ctx context.Context, machine hsm.Machine, dir string) (*Keys, error) {
@@ -122,11 +126,12 @@ func (k *Keys) Counter() uint64 {
 	return k.counter
 }
 
-// Gone reports whether the destruction key of a version is erased.
+// Gone reports whether the destruction key of a version is erased, as far as that is known:
+// closed keys know of none.
 func (k *Keys) Gone(l Leaf) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return k.tree.above(l.path()) < 0
+	return k.tree != nil && k.tree.above(l.path()) < 0
 }
 
 // Locked is a wrapped key sealed once more under its destruction key: length 2 | AES key
@@ -168,6 +173,9 @@ type Item struct {
 func (k *Keys) Lock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if k.tree == nil {
+		return errClosed
+	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
 			it := &items[i]
@@ -190,6 +198,9 @@ func (k *Keys) Lock(items []Item) error {
 func (k *Keys) Unlock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if k.tree == nil {
+		return errClosed
+	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
 			it := &items[i]
@@ -221,6 +232,9 @@ func altered(l Leaf) error {
 func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.tree == nil {
+		return errClosed
+	}
 	next, changed, err := k.tree.without(leaves)
 	if err != nil {
 		return err
@@ -237,6 +251,9 @@ func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error
 func (k *Keys) SealUnder(ctx context.Context, generations ...uint32) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.tree == nil {
+		return errClosed
+	}
 	if slices.Equal(generations, k.generations) {
 		return nil
 	}
@@ -293,11 +310,11 @@ func (k *Keys) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tree.wipe()
-	k.tree = &tree{}
+	k.tree = nil
 }
 
 func (t *tree) wipe() {
-	if t.seeds != nil {
+	if t != nil && t.seeds != nil {
 		t.seeds.Wipe()
 	}
 }
