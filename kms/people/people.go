@@ -83,6 +83,9 @@ type Person struct {
 // Actor is how the audit log names a person.
 func (p Person) Actor() string { return string(p.Role) + ":" + p.Name }
 
+// HasBeenAdmin reports whether the person has enrolled as admin, whatever became of them.
+func (p Person) HasBeenAdmin() bool { return p.Role == Admin && p.Credentials > 0 }
+
 // Registry is the registry of people.
 type Registry struct {
 	keep *record.Keeper
