@@ -59,6 +59,9 @@ var accesses = map[string]access{
 	"POST /admin/v1/keys/{key}/schedule-destroy": {roles: admins, stepUp: true, approve: approveDestroy},
 	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true},
 	"POST /admin/v1/key-ranges":                  {roles: admins},
+	"POST /admin/v1/key-batches":                 {roles: admins},
+	"GET /admin/v1/censuses":                     {roles: everybody},
+	"POST /admin/v1/censuses":                    {roles: admins, approve: approveCensus},
 	"POST /admin/v1/imports":                     {roles: admins},
 	"POST /admin/v1/imports/{id}":                {roles: admins, stepUp: true},
 	"POST /admin/v1/apps":                        {roles: admins, stepUp: true, approve: approveNewApp},
@@ -113,7 +116,20 @@ func approveDestroy(a admin, r *http.Request, body []byte) (string, error) {
 	if in.Days == 0 {
 		in.Days = kms.DefaultDestroyDays
 	}
-	return fmt.Sprintf("destroy key %d %q, %s, %d days after the approval; what it has sealed is lost then", k.Index, k.Name, which, in.Days), nil
+	used := ""
+	if in.EvenIfUsed != "" {
+		used = fmt.Sprintf(", EVEN IF A CENSUS FINDS IT IN USE (%s)", in.EvenIfUsed)
+	}
+	return fmt.Sprintf("destroy key %d %q, %s%s, %d days after the approval; what it has sealed is lost then", k.Index, k.Name, which, used, in.Days), nil
+}
+
+// approveCensus asks for the removal of a census, which keeps keys from being destroyed.
+func approveCensus(_ admin, _ *http.Request, body []byte) (string, error) {
+	var in kms.CensusOrder
+	if err := jsonhttp.Unmarshal(body, &in); err != nil || !in.Remove {
+		return "", err
+	}
+	return fmt.Sprintf("forget the census %q; it keeps the keys it has counted from being destroyed no longer", in.Name), nil
 }
 
 // orderOf is the key and the body of an order about a key's life.

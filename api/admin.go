@@ -36,6 +36,9 @@ func NewAdmin(service *kms.Service, log *audit.Log, way Door) chi.Router {
 	d := &door{way, service, log}
 	r.Use(d.authorise, managed(log), d.gate(a))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
+	r.Get("/admin/v1/censuses", jsonhttp.Handle(maxAdminBody, a.censuses))
+	r.Post("/admin/v1/censuses", jsonhttp.Handle(maxCensusBody, a.saveCensus))
+	r.Post("/admin/v1/key-batches", jsonhttp.Handle(maxAdminBody, a.createKeys))
 	r.Get("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.listKeys))
 	r.Get("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.showKey))
 	r.Patch("/admin/v1/keys/{key}", jsonhttp.Handle(maxAdminBody, a.changeKey))

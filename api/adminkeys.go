@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"strconv"
 
 	"github.com/go-chi/chi/v5"
 
@@ -40,6 +41,18 @@ func (a admin) createKey(r *http.Request, in v1.NewKey) (v1.AdminKey, error) {
 		return v1.AdminKey{}, err
 	}
 	return a.adminKey(a.service.CreateKey(r.Context(), actor(r), n))
+}
+
+func (a admin) createKeys(r *http.Request, in v1.NewKeys) (v1.NewKeysMade, error) {
+	n, err := newKey(in.NewKey)
+	if err != nil {
+		return v1.NewKeysMade{}, err
+	}
+	made, err := a.service.CreateKeys(r.Context(), actor(r), n, in.Count)
+	if err != nil {
+		return v1.NewKeysMade{}, err
+	}
+	return v1.NewKeysMade{From: n.Index, To: n.Index + uint32(made-1), Made: made}, nil
 }
 
 func (a admin) changeKey(r *http.Request, in v1.KeySettings) (v1.AdminKey, error) {
@@ -104,14 +117,28 @@ func (a admin) find(r *http.Request) (*kms.Key, error) {
 	return k, err
 }
 
-func (a admin) listKeys(*http.Request, jsonhttp.None) (v1.Batch[v1.AdminKey], error) {
-	keys, err := a.service.ListKeys()
+// keyPage is how many keys a page of the list has.
+const keyPage = 1000
+
+func (a admin) listKeys(r *http.Request, _ jsonhttp.None) (v1.KeyPage, error) {
+	from := uint64(0)
+	if text := r.URL.Query().Get("from"); text != "" {
+		var err error
+		if from, err = strconv.ParseUint(text, 10, 32); err != nil {
+			return v1.KeyPage{}, fault.New(fault.BadRequest, "from: %q is not a key index", text)
+		}
+	}
+	keys, err := a.service.ListKeysFrom(uint32(from), keyPage+1)
 	if err != nil {
-		return v1.Batch[v1.AdminKey]{}, err
+		return v1.KeyPage{}, err
 	}
 	wrapped, err := a.service.Locked(keys...)
-	out := v1.Batch[v1.AdminKey]{Items: make([]v1.AdminKey, 0, len(keys))}
-	for _, k := range keys {
+	out := v1.KeyPage{Items: make([]v1.AdminKey, 0, len(keys))}
+	for i, k := range keys {
+		if i == keyPage {
+			out.Next = k.Index
+			break
+		}
 		item, _ := adminKey(k, wrapped)
 		item.Versions, item.Public = nil, nil
 		out.Items = append(out.Items, item)
@@ -163,7 +190,7 @@ var keyOrders = map[string]keyOrder{
 		if in.Days == 0 {
 			in.Days = kms.DefaultDestroyDays
 		}
-		return s.ScheduleDestroy(ctx, actorOf(ctx), index, in.Version, in.Days)
+		return s.OrderDestroy(ctx, actorOf(ctx), index, kms.DestroyOrder{Version: in.Version, Days: in.Days, EvenIfUsed: in.EvenIfUsed})
 	},
 	"cancel-destroy": func(ctx context.Context, s *kms.Service, index uint32, in v1.KeyOrder) (*kms.Key, error) {
 		return s.CancelDestroy(ctx, actorOf(ctx), index, in.Version)

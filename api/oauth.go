@@ -98,7 +98,8 @@ func oauthError(w http.ResponseWriter, r *http.Request, err error) {
 		challenge(w, r)
 	case code == fault.Forbidden, code == fault.IPNotAllowed:
 		name, status = "unauthorized_client", code.Status()
-	case code.Retryable():
+	case code.Retryable(), code == fault.LockedOut:
+		jsonhttp.RetryAfter(w, err)
 		name, status = "temporarily_unavailable", code.Status()
 	case code.Status() >= http.StatusInternalServerError:
 		name, status = "server_error", code.Status()

@@ -186,8 +186,10 @@ func (c *Call) sealing(l *loaded, caller *auth.Caller, grant policy.Op, ref stri
 // opening returns the key version that the ciphertext names. A caller learns no
 // more than that a ciphertext does not open, but for a key it has no grant for.
 func (c *Call) opening(l *loaded, caller *auth.Caller, grant policy.Op) (hsm.WrappedKey, error) {
+	var named *Key
 	if c.Key != "" {
-		if _, err := l.granted(caller, grant, c.Key); err != nil {
+		var err error
+		if named, err = l.granted(caller, grant, c.Key); err != nil {
 			return "", err
 		}
 	}
@@ -197,8 +199,11 @@ func (c *Call) opening(l *loaded, caller *auth.Caller, grant policy.Op) (hsm.Wra
 	}
 	c.KeyIndex, c.KeyVersion = header.Index, header.Version
 	c.FromIndex, c.FromVersion = header.Index, header.Version
-	k := l.keys.get(header.Index)
-	if c.Key != "" && (k == nil || l.keys.find(c.Key) != k) {
+	k := named
+	if k == nil {
+		k = l.keys.get(header.Index)
+	}
+	if named != nil && named.Index != header.Index {
 		return "", fault.DecryptFailed
 	}
 	if !caller.Allows(grant, header.Index) || k != nil && !k.serves(caller.Name) {

@@ -94,6 +94,9 @@ func (s *Service) Certificates(ctx context.Context, index uint32) ([]Certificate
 	return all, err
 }
 
+// ordered begins why a version is destroyed that somebody has ordered to be.
+const ordered = "ordered"
+
 // condemned says why a version is to be destroyed now; "" when it is not.
 func (k *Key) condemned(v *Version, now time.Time) string {
 	m := v.marks()
@@ -101,9 +104,9 @@ func (k *Key) condemned(v *Version, now time.Time) string {
 	case k.held() || !v.State.May(life.Destroyed):
 		return ""
 	case k.DestroyAt != nil && !now.Before(*k.DestroyAt):
-		return "ordered, with the whole key"
+		return ordered + ", with the whole key"
 	case !m.DestroyAt.IsZero() && !now.Before(m.DestroyAt):
-		return "ordered"
+		return ordered
 	}
 	if due := k.expires(v); !due.IsZero() && !now.Before(due) {
 		return fmt.Sprintf("retention of %s", k.settings().Retain)
@@ -160,10 +163,18 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 	var changes []record.Change
 	var done []Certificate
 	var before []hsm.WrappedKey
+	var spared error
 	for i := range k.Versions {
 		why := k.condemned(&k.Versions[i], s.now())
 		if why == "" || len(done) == destroyPage {
 			continue
+		}
+		if err := s.spared(ctx, &k, &k.Versions[i], why); err != nil {
+			spared = err
+			continue
+		}
+		if despite := k.despite(&k.Versions[i]); despite != "" {
+			why += ", even if used: " + despite
 		}
 		before = append(before, k.Versions[i].Wrapped)
 		c, err := s.destroyVersion(ctx, &k, &k.Versions[i], why, now)
@@ -178,7 +189,7 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 		done = append(done, c)
 	}
 	if len(done) == 0 {
-		return 0, nil
+		return 0, spared
 	}
 	k.forget()
 	content, err := l.content(&k)
@@ -195,11 +206,13 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 	if k.revision, err = s.keep.Apply(ctx, append(changes, record.Replace(r, content))...); err != nil {
 		return 0, err
 	}
-	l.keys.put(&k)
+	if err := l.keys.put(&k); err != nil {
+		return 0, err
+	}
 	for _, c := range done {
 		s.cfg.Log.Info("key version destroyed", "by", steward, "index", index, "version", c.Version, "kcv", c.KCV, "why", c.Why)
 	}
-	return len(done), s.erase(ctx, l, &k, before)
+	return len(done), errors.Join(spared, s.erase(ctx, l, &k, before))
 }
 
 // countDestruction is the change that has the records know of one destruction more.

@@ -68,11 +68,16 @@ func (s *Service) lost(ctx context.Context, l *loaded, err error) {
 	}
 }
 
+// promotionTries is how often a service looks whether the machine, which it shares with the
+// one that rotates the root, has followed the store.
+const promotionTries = 10
+
 // loadPatiently loads, again and again while the store or the machine does not answer.
 func (s *Service) loadPatiently(ctx context.Context) (*loaded, error) {
-	for {
+	for tries := 0; ; tries++ {
 		l, err := s.load(ctx)
-		if !errors.Is(err, fault.Unavailable) || !s.pause(ctx) {
+		soon := errors.Is(err, fault.RootGeneration) && tries < promotionTries
+		if !errors.Is(err, fault.Unavailable) && !soon || !s.pause(ctx) {
 			return l, err
 		}
 	}

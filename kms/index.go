@@ -4,15 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
-	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/life"
-	"github.com/trikey/trikey/kms/record"
 )
 
 // Names of entries in the key store.
@@ -35,18 +32,22 @@ type Key struct {
 	Published bool        `json:"published,omitzero"` // public keys are in the key set that anybody may read
 	Tokens    bool        `json:"tokens,omitzero"`    // made by the service to sign tokens; no app can use it
 
-	// What few keys have is behind pointers: there may be a million keys in memory.
+	// What few keys have is behind pointers.
 	Settings  *Settings  `json:"settings,omitzero"`
 	Suspended *time.Time `json:"suspended,omitzero"`  // since when the whole key is refused
 	DestroyAt *time.Time `json:"destroy_at,omitzero"` // when all of it is to be destroyed; it is refused meanwhile
 	Hold      *Hold      `json:"hold,omitzero"`
+
+	// EvenIfUsed is why all of the key is to be destroyed at DestroyAt though a census
+	// finds it in use.
+	EvenIfUsed string `json:"even_if_used,omitzero"`
 
 	// Forgotten says that versions up to this number are destroyed and no longer
 	// listed: their certificates tell of them.
 	Forgotten uint32 `json:"forgotten,omitzero"`
 
 	revision int64   // the store's, of the record that this is
-	use      *keyUse // shared by all that this key was and will be
+	use      *keyUse // shared by all that this key was and will be; nil where nobody has used it
 }
 
 // Version is one version of a key.
@@ -83,6 +84,8 @@ type Marks struct {
 	Compromised time.Time `json:"compromised,omitzero"`
 	DestroyAt   time.Time `json:"destroy_at,omitzero"` // when it is to be destroyed; it is refused meanwhile
 	Destroyed   time.Time `json:"destroyed,omitzero"`
+
+	EvenIfUsed string `json:"even_if_used,omitzero"` // why, with DestroyAt: Key.EvenIfUsed
 }
 
 // Newest returns the newest version: the one that seals, if any does.
@@ -101,105 +104,4 @@ func (k *Key) Version(number uint32) *Version {
 func (k *Key) gone(number uint32) bool {
 	v := k.Version(number)
 	return v != nil && v.State == life.Destroyed || number > 0 && number <= k.Forgotten
-}
-
-// keyIndex is every key, by index and by name. It takes records in any order and
-// keeps the newest: a change made here arrives again by the watch.
-type keyIndex struct {
-	mu      sync.RWMutex // guards all below
-	byIndex map[uint32]*Key
-	byName  map[string]*Key
-	tended  map[uint32]*Key // those that the steward looks after
-	owned   map[uint32]*Key // those that an app owns
-
-	using sync.Mutex         // guards used
-	used  map[uint32]*keyUse // of the keys that were used in this process
-}
-
-func newKeyIndex() *keyIndex {
-	return &keyIndex{
-		byIndex: map[uint32]*Key{}, byName: map[string]*Key{}, tended: map[uint32]*Key{}, owned: map[uint32]*Key{},
-		used: map[uint32]*keyUse{},
-	}
-}
-
-// parseKey reads a record, whose keys are still locked.
-func parseKey(r record.Record) (*Key, error) {
-	k := &Key{revision: r.Entry}
-	if err := r.Decode(k); err != nil {
-		return nil, err
-	}
-	if r.Name != keyEntry(k.Index) {
-		return nil, fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", r.Name)
-	}
-	return k, nil
-}
-
-// put takes a key in, unless a newer one is there, and returns the one before.
-func (x *keyIndex) put(k *Key) (old *Key) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if old = x.byIndex[k.Index]; old == nil {
-		k.use = &keyUse{}
-	} else if k.use = old.use; old.revision >= k.revision {
-		return old
-	}
-	x.byIndex[k.Index] = k
-	x.byName[k.Name] = k
-	file(x.tended, k, k.isTended())
-	file(x.owned, k, k.owner() != "")
-	return old
-}
-
-func file(into map[uint32]*Key, k *Key, belongs bool) {
-	if belongs {
-		into[k.Index] = k
-	} else {
-		delete(into, k.Index)
-	}
-}
-
-// remove takes a record out that was deleted by the given revision.
-func (x *keyIndex) remove(name string, revision int64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for index, k := range x.byIndex {
-		if keyEntry(index) == name && k.revision < revision {
-			delete(x.byIndex, index)
-			delete(x.byName, k.Name)
-			delete(x.tended, index)
-			delete(x.owned, index)
-			return
-		}
-	}
-}
-
-func (x *keyIndex) get(index uint32) *Key {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return x.byIndex[index]
-}
-
-func (x *keyIndex) named(name string) *Key {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return x.byName[name]
-}
-
-func (x *keyIndex) len() int {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return len(x.byIndex)
-}
-
-// list returns all keys in order of index.
-func (x *keyIndex) list() []*Key {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	all := make([]*Key, 0, len(x.byIndex))
-	for _, k := range x.byIndex {
-		all = append(all, k)
-	}
-	slices.SortFunc(all, func(a, b *Key) int { return cmp.Compare(a.Index, b.Index) })
-	return all
 }

@@ -93,8 +93,8 @@ func (s *Service) Published() ([]PublicKey, error) {
 		return nil, err
 	}
 	var all []PublicKey
-	for _, k := range l.keys.list() {
-		if !k.Published || k.DestroyAt != nil {
+	for _, k := range l.keys.toPublish() {
+		if k.DestroyAt != nil {
 			continue
 		}
 		for _, v := range k.Versions {

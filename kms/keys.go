@@ -120,17 +120,33 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	if n.Name == "" {
 		n.Name = "key-" + indexRef(n.Index)
 	}
+	k, changes, err := s.draft(ctx, l, n, from)
+	if err != nil {
+		return nil, err
+	}
+	k.revision, err = s.keep.Apply(ctx, changes...)
+	if errors.Is(err, keystore.ErrConflict) {
+		return nil, fault.New(fault.Conflict, "key %d or the name %q was taken at the same moment by another caller", n.Index, n.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return k, l.keys.put(k)
+}
+
+// draft makes a key with its first version, and the changes that store it.
+func (s *Service) draft(ctx context.Context, l *loaded, n NewKey, from maker) (*Key, []record.Change, error) {
 	if !keyName.MatchString(n.Name) {
-		return nil, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", n.Name)
+		return nil, nil, fault.New(fault.BadRequest, "name: %q is not a letter followed by at most 63 letters, digits, dots, dashes or underscores", n.Name)
 	}
 	switch {
-	case l.keys.get(n.Index) != nil:
-		return nil, fault.New(fault.Conflict, "index: there is a key %d already; keys are never overwritten: rotate it, or take another index", n.Index)
+	case l.keys.has(n.Index):
+		return nil, nil, fault.New(fault.Conflict, "index: there is a key %d already; keys are never overwritten: rotate it, or take another index", n.Index)
 	case l.keys.named(n.Name) != nil:
-		return nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
+		return nil, nil, fault.New(fault.Conflict, "name: there is a key %q already (index %d)", n.Name, l.keys.named(n.Name).Index)
 	}
 	if err := l.checkSettings(n.Index, n.Settings); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	k := &Key{Index: n.Index, Name: n.Name, Algorithm: n.Algorithm, For: n.Purpose, Created: s.now(), Published: n.Published, Tokens: n.tokens}
 	if !reflect.ValueOf(n.Settings).IsZero() {
@@ -138,31 +154,25 @@ func (s *Service) createKey(ctx context.Context, l *loaded, n NewKey, from maker
 	}
 	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: l.unused(n.Index, 1), Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	v.Imported = n.imported
 	if n.PreActive {
 		v.State = life.PreActive
 	}
-	generation := v.Wrapped.Generation()
 	k.Versions = []Version{v}
 	content, err := l.content(k)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	name, err := record.JSON(n.Index)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	k.revision, err = s.keep.Apply(ctx, record.Create(keyEntry(k.Index), content).Under(generation), record.Create(namePrefix+k.Name, name))
-	if errors.Is(err, keystore.ErrConflict) {
-		return nil, fault.New(fault.Conflict, "key %d or the name %q was taken at the same moment by another caller", n.Index, n.Name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	l.keys.put(k)
-	return k, nil
+	return k, []record.Change{
+		record.Create(keyEntry(k.Index), content).Under(v.Wrapped.Generation()),
+		record.Create(namePrefix+k.Name, name),
+	}, nil
 }
 
 // newVersion has the machine make a version. It is record.ErrRotated when the machine
@@ -242,25 +252,17 @@ func (s *Service) FindKey(ref string) (*Key, error) {
 	return nil, noKey(ref)
 }
 
-// ListKeys returns every key in order of index.
-func (s *Service) ListKeys() ([]*Key, error) {
+// ListKeys returns every key in order of index. There may be a million of them.
+func (s *Service) ListKeys() ([]*Key, error) { return s.ListKeysFrom(0, 1<<32) }
+
+// ListKeysFrom returns at most limit keys in order of index, from an index on.
+func (s *Service) ListKeysFrom(from uint32, limit int) ([]*Key, error) {
 	l, err := s.serving()
 	if err != nil {
 		return nil, err
 	}
-	return l.keys.list(), nil
-}
-
-func noKey(ref string) error {
-	return fault.New(fault.KeyNotFound, "there is no key %q; trikey key list shows those there are", ref)
-}
-
-// find returns the key that a reference names, nil when there is none.
-func (x *keyIndex) find(ref string) *Key {
-	if index, ok := parseIndex(ref); ok {
-		return x.get(index)
-	}
-	return x.named(ref)
+	all := l.keys.indexes(from)
+	return l.keys.keysOf(all[:min(limit, len(all))]), nil
 }
 
 // parseIndex reads a reference that is an index; no name begins with a digit.
@@ -270,15 +272,3 @@ func parseIndex(ref string) (uint32, bool) {
 }
 
 func indexRef(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
-
-// free returns the lowest index that no key has, of those that next lets through; 0 when
-// there is none.
-func (x *keyIndex) free(next func(from uint32) uint32) uint32 {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	index := next(1)
-	for index != 0 && x.byIndex[index] != nil {
-		index = next(index + 1)
-	}
-	return index
-}

@@ -46,7 +46,9 @@ func (s *Service) change(ctx context.Context, who Actor, index uint32, what stri
 		return nil, err
 	}
 	k.revision = revision
-	l.keys.put(&k)
+	if err := l.keys.put(&k); err != nil {
+		return nil, err
+	}
 	newest := k.Newest()
 	s.cfg.Log.Info(what, "by", who, "index", k.Index, "version", newest.Version, "state", k.State(), "kcv", newest.KCV)
 	return &k, nil
@@ -251,6 +253,23 @@ const (
 // many days. What is to be destroyed is refused until then; CancelDestroy takes the order
 // back.
 func (s *Service) ScheduleDestroy(ctx context.Context, who Actor, index, version uint32, days int) (*Key, error) {
+	return s.OrderDestroy(ctx, who, index, DestroyOrder{Version: version, Days: days})
+}
+
+// DestroyOrder is an order to destroy.
+type DestroyOrder struct {
+	Version uint32 // 0: the whole key
+	Days    int
+
+	// EvenIfUsed is why it shall be destroyed though a census finds it in use. Without it
+	// such an order is refused (fault.KeyInUse), and one that was given before the
+	// census was saved is not carried out.
+	EvenIfUsed string
+}
+
+// OrderDestroy is ScheduleDestroy with all that an order can say.
+func (s *Service) OrderDestroy(ctx context.Context, who Actor, index uint32, order DestroyOrder) (*Key, error) {
+	version, days := order.Version, order.Days
 	if days < MinDestroyDays || days > MaxDestroyDays {
 		return nil, fault.New(fault.BadRequest, "days: %d is not from %d to %d", days, MinDestroyDays, MaxDestroyDays)
 	}
@@ -262,11 +281,14 @@ func (s *Service) ScheduleDestroy(ctx context.Context, who Actor, index, version
 		case k.DestroyAt != nil:
 			return fault.New(fault.Conflict, "key %d is to be destroyed on %s already; cancel that first", k.Index, k.DestroyAt.Format(time.RFC3339))
 		}
+		if err := s.checkUse(ctx, who, k.Index, k.destructible(version), order.EvenIfUsed); err != nil {
+			return err
+		}
 		if version == 0 {
 			if k.Current().State == life.Destroyed {
 				return gone(k.Index, k.Current().Version)
 			}
-			k.DestroyAt = &at
+			k.DestroyAt, k.EvenIfUsed = &at, order.EvenIfUsed
 			k.pause()
 			return nil
 		}
@@ -274,7 +296,7 @@ func (s *Service) ScheduleDestroy(ctx context.Context, who Actor, index, version
 			if d := v.marks().DestroyAt; !d.IsZero() {
 				return fault.New(fault.Conflict, "version %d of key %d is to be destroyed on %s already; cancel that first", version, k.Index, d.Format(time.RFC3339))
 			}
-			v.mark().DestroyAt = at
+			v.mark().DestroyAt, v.Marks.EvenIfUsed = at, order.EvenIfUsed
 			if v.State == life.Active {
 				v.State = life.Suspended
 			}
@@ -294,12 +316,12 @@ func (s *Service) CancelDestroy(ctx context.Context, who Actor, index, version u
 	return s.change(ctx, who, index, "destruction of key cancelled", func(_ *loaded, k *Key) error {
 		found := version == 0 && k.DestroyAt != nil
 		if found {
-			k.DestroyAt = nil
+			k.DestroyAt, k.EvenIfUsed = nil, ""
 		}
 		for i := range k.Versions {
 			v := &k.Versions[i]
 			if (version == 0 || v.Version == version) && !v.marks().DestroyAt.IsZero() {
-				v.Marks.DestroyAt = time.Time{}
+				v.Marks.DestroyAt, v.Marks.EvenIfUsed = time.Time{}, ""
 				found = true
 			}
 		}

@@ -173,31 +173,19 @@ func (s *Service) changeRanges(ctx context.Context, who Actor, l *loaded, what s
 	}
 }
 
-// foreign returns a key in the range that is not the app's.
-func (x *keyIndex) foreign(r Reservation) *Key {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	for index, k := range x.byIndex {
-		if r.From <= index && index <= r.To && k.owner() != r.App {
-			return k
-		}
-	}
-	return nil
-}
-
 // grantable reports whether an app may be given grants: a key that another app owns
 // cannot be granted.
 func (x *keyIndex) grantable(app string, g policy.Grants) error {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	lowest := (*Key)(nil)
-	for _, k := range x.owned {
-		if !k.serves(app) && g.Sees(k.Index) && (lowest == nil || k.Index < lowest.Index) {
-			lowest = k
+	lowest := uint32(0)
+	for index, owner := range x.owned {
+		if owner != app && g.Sees(index) && (lowest == 0 || index < lowest) {
+			lowest = index
 		}
 	}
-	if lowest == nil {
+	if lowest == 0 {
 		return nil
 	}
-	return fault.New(fault.Forbidden, "key %d belongs to the app %q and cannot be granted to another; grant ranges that leave it out", lowest.Index, lowest.owner())
+	return fault.New(fault.Forbidden, "key %d belongs to the app %q and cannot be granted to another; grant ranges that leave it out", lowest, x.owned[lowest])
 }

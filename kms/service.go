@@ -106,12 +106,12 @@ type Service struct {
 
 // loaded is what exists only while the machine is open.
 type loaded struct {
-	keys     *keyIndex
-	apps     *auth.Apps
-	ranges   ranges
-	tokens   *token.Authority
-	nonces   *nonce.Ledger
-	epochs   *epochs.Keys              // nil where none are configured
+	keys   *keyIndex
+	apps   *auth.Apps
+	ranges ranges
+	tokens *token.Authority
+	nonces *nonce.Ledger
+	locker
 	backedUp atomic.Pointer[time.Time] // when the newest backup was made; nil: never
 
 	owed sync.Map // indexes of keys of which something is still to be erased
@@ -194,9 +194,6 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.checkSplit(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.keep.Verify(ctx); err != nil {
-		return nil, err
-	}
 	if err := s.purgeLeft(ctx); err != nil {
 		return nil, err
 	}
@@ -204,20 +201,55 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loaded{epochs: destruction, keys: newKeyIndex(), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	verified := make(chan error, 1)
+	go func() { verified <- s.keep.Verify(ctx) }()
+	l, from, left, err := s.readAll(ctx, destruction)
+	// What was read is of use only if it is what was written.
+	if err = errors.Join(<-verified, err); err == nil {
+		err = s.catchUp(ctx, l, destroyed, left)
+	}
+	if err != nil {
+		if l != nil {
+			l.apps.Wipe()
+		}
+		return nil, err
+	}
+	if len(left.plain) > 0 {
+		l.apps.Wipe()
+		return s.load(ctx) // they were changed, and the history of that purged
+	}
+	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
+	used, err := l.nonces.Load(ctx)
+	if err != nil {
+		l.apps.Wipe()
+		return nil, err
+	}
+	follow, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	s.followers.Go(func() { l.nonces.Run(follow, used, s.cfg.StoreCheck) })
+	s.followers.Go(func() { s.follow(follow, l, from) })
+	s.followers.Go(func() {
+		defer close(l.left)
+		if !s.cfg.Idle {
+			s.keepHouse(follow, l)
+		}
+	})
+	return l, nil
+}
+
+// readAll reads every record that is served from memory, and returns the revision from which
+// their changes are to be followed.
+func (s *Service) readAll(ctx context.Context, destruction *epochs.Keys) (*loaded, int64, *leftover, error) {
+	locks := locker{destruction}
+	l := &loaded{locker: locks, keys: newKeyIndex(locks), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
 	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
 	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
 	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
-	from, plain, err := s.loadKeys(ctx, l)
-	if err == nil {
-		err = s.catchUp(ctx, l, destroyed, plain)
-	}
+	left := &leftover{}
+	from, err := s.keep.LoadMany(ctx, keyPrefix, func(r record.Record) error { return l.loadKey(r, left) })
 	if err != nil {
-		return nil, err
-	}
-	if len(plain) > 0 {
-		return s.load(ctx) // they were changed, and the history of it purged
+		return nil, 0, nil, err
 	}
 	for _, part := range []struct {
 		prefix string
@@ -233,26 +265,11 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
-			return nil, err
+			return nil, 0, nil, err
 		}
 		from = min(from, revision)
 	}
-	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
-	used, err := l.nonces.Load(ctx)
-	if err != nil {
-		return nil, err
-	}
-	follow, stop := context.WithCancel(context.Background())
-	l.stop = stop
-	s.followers.Go(func() { l.nonces.Run(follow, used, s.cfg.StoreCheck) })
-	s.followers.Go(func() { s.follow(follow, l, from) })
-	s.followers.Go(func() {
-		defer close(l.left)
-		if !s.cfg.Idle {
-			s.keepHouse(follow, l)
-		}
-	})
-	return l, nil
+	return l, from, left, nil
 }
 
 // apply takes a change in.
@@ -282,36 +299,6 @@ func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
 		return nil
 	}
 	return apply(e.Record)
-}
-
-// applyKey takes a key in that was changed here or by another node. What that one has
-// destroyed is erased here too.
-func (s *Service) applyKey(ctx context.Context, l *loaded, r record.Record) error {
-	k, err := parseKey(r)
-	if err == nil {
-		err = l.unlock(k)
-	}
-	if err == nil {
-		err = k.check(r.Name)
-	}
-	if err != nil {
-		return err
-	}
-	var before []hsm.WrappedKey
-	if old := l.keys.put(k); old != nil {
-		for _, v := range old.Versions {
-			if v.Wrapped != "" && k.gone(v.Version) {
-				before = append(before, v.Wrapped)
-			}
-		}
-	}
-	if len(before) == 0 {
-		return nil
-	}
-	if err := s.erase(ctx, l, k, before); err != nil {
-		s.cfg.Log.Error("a destroyed key version is not erased here yet; it is tried again", "index", k.Index, "error", err)
-	}
-	return nil
 }
 
 // Unload forgets every record, before the machine is sealed.

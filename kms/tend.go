@@ -19,18 +19,19 @@ const leaseEntry = "lease/steward"
 // leaseTTL is how long others wait for a steward that went away in the middle of its work.
 const leaseTTL = 5 * time.Minute
 
-// isTended reports whether anything may become due of a key.
-func (k *Key) isTended() bool {
-	s := k.settings()
-	if s.Rotate != 0 || s.Retain != 0 || k.DestroyAt != nil {
-		return true
-	}
+// nextDue is when something of the key becomes due, in Unix nanoseconds; 0 for never. While
+// a legal hold lasts what is due is not done.
+func (k *Key) nextDue() int64 {
+	first := k.Rotates()
 	for i := range k.Versions {
-		if m := k.Versions[i].Marks; m != nil && !m.DestroyAt.IsZero() {
-			return true
+		if at := k.DestroysAt(&k.Versions[i]); !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
 		}
 	}
-	return false
+	if first.IsZero() {
+		return 0
+	}
+	return first.UnixNano()
 }
 
 // Rotates is when the key is next rotated by its period; zero when it is not.
@@ -99,18 +100,6 @@ func (k *Key) Opens() []Span {
 	return spans
 }
 
-// due returns the keys of which something is due.
-func (x *keyIndex) due(now time.Time) (list []*Key) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	for _, k := range x.tended {
-		if k.rotationDue(now) || k.destructionDue(now) {
-			list = append(list, k)
-		}
-	}
-	return list
-}
-
 // Tended is what Tend did.
 type Tended struct {
 	Elected   bool // this node did it; false also where nothing was due
@@ -139,10 +128,14 @@ func (s *Service) tend(ctx context.Context, l *loaded) (done Tended, err error) 
 		}
 		err = errors.Join(err, owed)
 	}()
-	for _, k := range l.keys.due(s.now()) {
+	for _, k := range l.keys.dueAt(s.now().UnixNano()) {
+		if !k.rotationDue(s.now()) && !k.destructionDue(s.now()) {
+			continue
+		}
 		// Renewed for each key, so that it lasts as long as the work.
-		if done.Elected, err = s.lease.Hold(ctx); err != nil || !done.Elected {
-			return done, err
+		var lost error
+		if done.Elected, lost = s.lease.Hold(ctx); lost != nil || !done.Elected {
+			return done, errors.Join(err, lost)
 		}
 		if k.rotationDue(s.now()) {
 			failed := s.cfg.Record(ctx, "rotate", k.Index, func() error {

@@ -61,6 +61,9 @@ type keyUse struct {
 }
 
 func (u *keyUse) list() []*versionUse {
+	if u == nil {
+		return nil
+	}
 	if l := u.versions.Load(); l != nil {
 		return *l
 	}
@@ -77,23 +80,39 @@ func (u *keyUse) of(version uint32) *versionUse {
 	return nil
 }
 
+// useFor returns the counts of a key, and begins them. The caller holds mu.
+func (x *keyIndex) useFor(index uint32) *keyUse {
+	u := x.used[index]
+	if u == nil {
+		u = &keyUse{}
+		x.used[index] = u
+	}
+	return u
+}
+
 // useOf returns a version's counts, and begins them at its first use.
 func (x *keyIndex) useOf(k *Key, version uint32) *versionUse {
 	if v := k.use.of(version); v != nil {
 		return v
 	}
-	x.using.Lock()
-	defer x.using.Unlock()
-	if v := k.use.of(version); v != nil {
+	// What was destroyed is not counted any more.
+	return x.beginUse(k.Index, version, k.gone)
+}
+
+// beginUse returns a version's counts, new ones where there are none, and forgets those of
+// versions that are gone.
+func (x *keyIndex) beginUse(index, version uint32, gone func(uint32) bool) *versionUse {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	of := x.useFor(index)
+	if v := of.of(version); v != nil {
 		return v
 	}
 	v := &versionUse{version: version}
-	all := append(slices.Clone(k.use.list()), v)
-	// What was destroyed is not counted any more.
-	all = slices.DeleteFunc(all, func(u *versionUse) bool { return u != v && k.gone(u.version) })
+	all := append(slices.Clone(of.list()), v)
+	all = slices.DeleteFunc(all, func(u *versionUse) bool { return u != v && gone(u.version) })
 	slices.SortFunc(all, func(a, b *versionUse) int { return cmp.Compare(a.version, b.version) })
-	k.use.versions.Store(&all)
-	x.used[k.Index] = k.use
+	of.versions.Store(&all)
 	return v
 }
 
@@ -132,11 +151,13 @@ func (s *Service) Uses(f func(Use)) {
 }
 
 func (x *keyIndex) inUse() map[uint32]*keyUse {
-	x.using.Lock()
-	defer x.using.Unlock()
+	x.mu.RLock()
+	defer x.mu.RUnlock()
 	all := make(map[uint32]*keyUse, len(x.used))
 	for index, u := range x.used {
-		all[index] = u
+		if len(u.list()) > 0 { // it was looked at only
+			all[index] = u
+		}
 	}
 	return all
 }
@@ -163,12 +184,12 @@ func (x *keyIndex) applyUse(r record.Record) error {
 	if err := r.Decode(&stored); err != nil {
 		return err
 	}
-	k := x.get(uint32(index))
-	if k == nil {
+	if !x.has(uint32(index)) {
 		return nil
 	}
 	for _, s := range stored.Versions {
-		v := x.useOf(k, s.Version)
+		// Should it be destroyed by now, the next count that is written leaves it out.
+		v := x.beginUse(uint32(index), s.Version, func(uint32) bool { return false })
 		v.seals.rest.Store(int64(s.Seals) - int64(v.seals.flushed.Load()))
 		v.opens.rest.Store(int64(s.Opens) - int64(v.opens.flushed.Load()))
 		v.last.Store(max(v.last.Load(), s.Last))
@@ -190,7 +211,7 @@ func flushPages(keys *keyIndex, all []uint32) iter.Seq[[]uint32] {
 		for len(all) > 0 {
 			n, versions := 0, 0
 			for n < min(len(all), flushPage) {
-				if k := keys.get(all[n]); k != nil {
+				if k := keys.peek(all[n]); k != nil {
 					versions += len(k.Versions)
 				}
 				if n > 0 && versions > flushVersions {
@@ -248,7 +269,7 @@ func (s *Service) flushPage(ctx context.Context, l *loaded, used map[uint32]*key
 		}
 	}()
 	for _, index := range page {
-		k := l.keys.get(index)
+		k := l.keys.peek(index)
 		if k == nil {
 			continue
 		}

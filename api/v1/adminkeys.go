@@ -14,6 +14,20 @@ type NewKey struct {
 	KeySettings `json:",inline"`
 }
 
+// NewKeys is the body of POST /admin/v1/key-batches: Count keys as NewKey says, with the
+// indexes from Index on, named Name (key when left out), a dash and the index.
+type NewKeys struct {
+	Count  int `json:"count"` // at most 1000
+	NewKey `json:",inline"`
+}
+
+// NewKeysMade is the answer.
+type NewKeysMade struct {
+	From uint32 `json:"from"`
+	To   uint32 `json:"to"`
+	Made int    `json:"made"`
+}
+
 // KeySettings is the body of PATCH /admin/v1/keys/{key}: each field that is given is one
 // change, and "0" or an empty text ends a setting.
 type KeySettings struct {
@@ -32,6 +46,10 @@ type KeyOrder struct {
 	Version uint32 `json:"version,omitzero"` // 0: the whole key
 	Days    int    `json:"days,omitzero"`    // of schedule-destroy; 0: 30
 	Why     string `json:"why,omitempty"`    // of hold
+
+	// EvenIfUsed, of schedule-destroy, is why it shall be destroyed though a census finds
+	// it in use.
+	EvenIfUsed string `json:"even_if_used,omitempty"`
 }
 
 // AdminKey is a key as administrators see it: wrapped, never in the clear. Version, State,
@@ -68,6 +86,12 @@ type AdminKey struct {
 	DestroyAt time.Time `json:"destroy_at,omitzero"` // when the whole key is to be destroyed
 	Hold      *KeyHold  `json:"hold,omitzero"`       // while it lasts
 	Opens     []Span    `json:"opens,omitempty"`     // messages sealed when still open
+}
+
+// KeyPage is a page of keys, in order of index.
+type KeyPage struct {
+	Items []AdminKey `json:"items"`
+	Next  uint32     `json:"next,omitzero"` // there are more, from this index on: ?from=
 }
 
 // KeyHold is a legal hold.

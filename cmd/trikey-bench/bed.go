@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -27,7 +28,11 @@ import (
 // own.
 type bed struct {
 	name   string
+	binary string // the command to measure
 	dir    string
+	site   string // made by trikey demo
+	config string
+	ops    string
 	client *http.Client
 	key    string
 	secret string
@@ -67,19 +72,18 @@ func newBed(ctx context.Context, trikey string) (b *bed, err error) {
 	if b.dir, err = os.MkdirTemp("", "trikey-bench-"); err != nil {
 		return b, err
 	}
-	site := filepath.Join(b.dir, "site")
-	c := cli{ctx, trikey}
-	if _, err := c.run("demo", "--dir", site, "--setup-only"); err != nil {
+	b.binary, b.site = trikey, filepath.Join(b.dir, "site")
+	b.config = filepath.Join(b.site, "trikey.yaml")
+	if err := b.command(ctx, nil, "demo", "--dir", b.site, "--setup-only"); err != nil {
 		return b, err
 	}
-	config := filepath.Join(site, "trikey.yaml")
-	if err := b.start(ctx, trikey, site, config); err != nil {
+	if err := b.start(ctx); err != nil {
 		return b, err
 	}
-	if err := c.unseal(config, site); err != nil {
+	if err := b.unseal(ctx); err != nil {
 		return b, err
 	}
-	return b, b.makeApp(c, config)
+	return b, b.makeApp(cli{ctx, trikey}, b.config)
 }
 
 // cli runs the command that is measured.
@@ -116,7 +120,7 @@ func (b *bed) makeApp(c cli, config string) error {
 		AppSecret string `json:"app_secret"`
 	}
 	out, err := c.run("app", "create", "--config", config, "--name", "im", "--allow-ip", "127.0.0.1/32",
-		"--grant", "keys=1-99;ops=encrypt,decrypt,reencrypt", "-o", "json")
+		"--grant", "keys=1-4294967295;ops=encrypt,decrypt,reencrypt", "-o", "json")
 	if err == nil {
 		err = json.Unmarshal(out, &app)
 	}
@@ -124,12 +128,28 @@ func (b *bed) makeApp(c cli, config string) error {
 	return err
 }
 
+// command runs trikey, and decodes what it prints.
+func (b *bed) command(ctx context.Context, into any, args ...string) error {
+	out, err := cli{ctx, b.binary}.run(args...)
+	if err == nil && into != nil {
+		err = json.Unmarshal(out, into)
+	}
+	return err
+}
+
+func (b *bed) unseal(ctx context.Context) error { return cli{ctx, b.binary}.unseal(b.config, b.site) }
+
+// server is the service, to be started.
+func (b *bed) server(ctx context.Context) *exec.Cmd {
+	return exec.CommandContext(ctx, b.binary, "serve", "--config", b.config)
+}
+
 // start runs both servers and waits for them.
-func (b *bed) start(ctx context.Context, trikey, site, config string) error {
-	if err := b.address(site, config); err != nil {
+func (b *bed) start(ctx context.Context) error {
+	if err := b.address(b.site, b.config); err != nil {
 		return err
 	}
-	b.trikey.process = exec.CommandContext(ctx, trikey, "serve", "--config", config)
+	b.trikey.process = b.server(ctx)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -138,7 +158,7 @@ func (b *bed) start(ctx context.Context, trikey, site, config string) error {
 	if err := free.Close(); err != nil {
 		return err
 	}
-	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
+	b.empty.process.Env = append(os.Environ(), emptyVariable+"="+filepath.Join(b.site, "tls"), emptyVariable+"_ADDR="+b.empty.address)
 	for _, t := range []target{b.trikey, b.empty} {
 		if err := t.process.Start(); err != nil {
 			return err
@@ -160,17 +180,20 @@ func (b *bed) address(site, config string) error {
 		API struct {
 			Listen string `yaml:"listen"`
 		} `yaml:"api"`
+		Ops struct {
+			Listen string `yaml:"listen"`
+		} `yaml:"ops"`
 	}
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		return err
 	}
-	pem, err := os.ReadFile(filepath.Join(site, "ca.pem"))
+	pem, err := os.ReadFile(filepath.Join(b.site, "ca.pem"))
 	if err != nil {
 		return err
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
-	b.trikey.address = cfg.API.Listen
+	b.trikey.address, b.ops = cfg.API.Listen, cfg.Ops.Listen
 	b.client = &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, MaxIdleConnsPerHost: 256,
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
@@ -225,7 +248,11 @@ func (b *bed) request(ctx context.Context, l load) (*http.Request, error) {
 	if l.empty {
 		t = b.empty
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+t.address+l.path, bytes.NewReader(l.body))
+	path := l.path
+	if l.spread > 0 {
+		path = fmt.Sprintf("/v1/keys/%d/encrypt", firstOfMany+rand.IntN(l.spread))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+t.address+path, bytes.NewReader(l.body))
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,9 @@ type load struct {
 	items       int // operations in one request
 	empty       bool
 	concurrency int
+
+	many   bool // of the service with many keys
+	spread int  // encrypt under this many keys, at random
 }
 
 func main() {
@@ -42,11 +45,16 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds")
 	size := flag.Int("size", 256, "bytes of a plaintext")
 	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
+	keys := flag.Int("keys", 0, "measure a service with so many keys beside one with a single key instead (1000000 takes 3 GB of disk and some minutes)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if *separate {
 		fatal(runApart(ctx, *trikey, *each, *rounds, *size))
+		return
+	}
+	if *keys > 0 {
+		fatal(runMany(ctx, *trikey, *keys, *each, *rounds, *size))
 		return
 	}
 	fatal(run(ctx, *trikey, *each, *rounds, *size))
@@ -83,18 +91,25 @@ func run(ctx context.Context, trikey string, each time.Duration, rounds, size in
 	return nil
 }
 
+const binding = `"context":{"app":"im","chat_type":"group","conversation":"c-4711"}`
+
+// bodies are those of an encryption, and of a batch of 100.
+func bodies(size int) (single, batch []byte) {
+	plaintext := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{'x'}, size))
+	return fmt.Appendf(nil, `{"plaintext":%q,%s}`, plaintext, binding), batchOf(fmt.Sprintf(`{"key":7,"plaintext":%q,%s}`, plaintext, binding))
+}
+
+func batchOf(item string) []byte {
+	items := bytes.Repeat([]byte(item+","), 100)
+	return fmt.Appendf(nil, `{"items":[%s]}`, items[:len(items)-1])
+}
+
 // loads makes the cases.
 func (b *bed) loads(ctx context.Context, size int) ([]load, error) {
-	plaintext := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{'x'}, size))
-	const binding = `"context":{"app":"im","chat_type":"group","conversation":"c-4711"}`
-	single := fmt.Appendf(nil, `{"plaintext":%q,%s}`, plaintext, binding)
+	single, encryptBatch := bodies(size)
 	sealed, err := b.encryptOne(ctx, single)
 	if err != nil {
 		return nil, err
-	}
-	batch := func(item string) []byte {
-		items := bytes.Repeat([]byte(item+","), 100)
-		return fmt.Appendf(nil, `{"items":[%s]}`, items[:len(items)-1])
 	}
 	const json = "application/json"
 	kinds := []load{
@@ -102,8 +117,8 @@ func (b *bed) loads(ctx context.Context, size int) ([]load, error) {
 		{name: "encrypt", path: "/v1/keys/7/encrypt", body: single, contentType: json, items: 1},
 		{name: "encrypt, raw body", path: "/v1/keys/7/encrypt", body: bytes.Repeat([]byte{'x'}, size), contentType: "application/octet-stream", items: 1},
 		{name: "decrypt", path: "/v1/keys/7/decrypt", body: fmt.Appendf(nil, `{"ciphertext":%q,%s}`, sealed, binding), contentType: json, items: 1},
-		{name: "encrypt, batch of 100", path: "/v1/batch/encrypt", body: batch(fmt.Sprintf(`{"key":7,"plaintext":%q,%s}`, plaintext, binding)), contentType: json, items: 100},
-		{name: "decrypt, batch of 100", path: "/v1/batch/decrypt", body: batch(fmt.Sprintf(`{"ciphertext":%q,%s}`, sealed, binding)), contentType: json, items: 100},
+		{name: "encrypt, batch of 100", path: "/v1/batch/encrypt", body: encryptBatch, contentType: json, items: 100},
+		{name: "decrypt, batch of 100", path: "/v1/batch/decrypt", body: batchOf(fmt.Sprintf(`{"ciphertext":%q,%s}`, sealed, binding)), contentType: json, items: 100},
 	}
 	var all []load
 	for _, concurrency := range []int{1, 16, 64} {

@@ -170,6 +170,9 @@ func TestLockout(t *testing.T) {
 	if fmt.Sprint(right.body, right.header) != fmt.Sprint(wrong.body, wrong.header) || fmt.Sprint(right.body, right.header) != fmt.Sprint(nobody.body, nobody.header) {
 		t.Errorf("one who is locked out can tell what was right:\n%s\n%s\n%s", right.raw, wrong.raw, nobody.raw)
 	}
+	if a := s.post("/oauth2/token", "grant_type=client_credentials", "Content-Type", "application/x-www-form-urlencoded"); a.status != 429 || a.header.Get("Retry-After") == "" {
+		t.Errorf("a token for who is locked out: %d %s", a.status, a.raw)
+	}
 	// From another address of the app it goes on, whatever a stranger does elsewhere.
 	s.from(9)
 	for range 8 {

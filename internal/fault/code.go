@@ -20,6 +20,7 @@ const (
 	KeyNotFound         Code = "key_not_found"
 	KeyDisabled         Code = "key_disabled"
 	KeyDestroyed        Code = "key_destroyed"
+	KeyInUse            Code = "key_in_use"
 	AlgorithmNotAllowed Code = "algorithm_not_allowed"
 	ContextRequired     Code = "context_required"
 	DecryptFailed       Code = "decrypt_failed"
@@ -121,6 +122,7 @@ var kinds = map[Code]kind{
 	KeyNotFound:         {"There is no such key", http.StatusNotFound, ExitNotFound, false},
 	KeyDisabled:         {"The key is disabled", http.StatusConflict, ExitRefused, false},
 	KeyDestroyed:        {"The key version is destroyed", http.StatusConflict, ExitNotFound, false},
+	KeyInUse:            {"The key still has ciphertexts", http.StatusConflict, ExitRefused, false},
 	AlgorithmNotAllowed: {"The key does not serve this algorithm", http.StatusUnprocessableEntity, ExitRefused, false},
 	ContextRequired:     {"The key asks for more context", http.StatusUnprocessableEntity, ExitRefused, false},
 	DecryptFailed:       {"The ciphertext does not open", http.StatusUnprocessableEntity, ExitUnverified, false},

@@ -258,6 +258,14 @@ func send(w http.ResponseWriter, status int, media string, body []byte) {
 // RequestIDHeader carries the id that an error's problem has too.
 const RequestIDHeader = "X-Request-Id"
 
+// RetryAfter sets the header field that says when to come back, where err knows.
+func RetryAfter(w http.ResponseWriter, err error) {
+	if after := fault.RetryAfterOf(err); after > 0 {
+		// Whole seconds, rounded up: who comes back in time is let in.
+		w.Header().Set("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
+	}
+}
+
 // Error answers with err as a problem, under a request id that the log has too
 // where err is the service's own failure.
 func Error(w http.ResponseWriter, r *http.Request, err error) {
@@ -274,9 +282,6 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	w.Header().Set(RequestIDHeader, id)
-	if after := fault.RetryAfterOf(err); after > 0 {
-		// Whole seconds, rounded up: who comes back in time is let in.
-		w.Header().Set("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
-	}
+	RetryAfter(w, err)
 	send(w, p.Status, fault.MediaType, body)
 }

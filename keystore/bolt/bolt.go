@@ -18,10 +18,12 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
@@ -43,7 +45,8 @@ const format = 1
 type Config struct {
 	Path string
 
-	// History is how many transactions a watch can look back, 10,000 when zero.
+	// History is how many transactions a watch can look back, 2,000 when zero. Only
+	// this process watches the file.
 	History int
 
 	// LockTimeout is how long Open waits for a process that has the file; one
@@ -55,6 +58,8 @@ type Config struct {
 type Store struct {
 	cfg Config
 	db  *bbolt.DB
+
+	read atomic.Int64 // bytes walked through since the last release
 
 	history sync.RWMutex // held for writing while the history is dropped, for reading by who needs all of it
 	reading sync.RWMutex // held for reading by reading transactions, for writing while there must be none
@@ -76,7 +81,7 @@ var _ keystore.Store = (*Store)(nil)
 // is.
 func Open(cfg Config) (*Store, error) {
 	if cfg.History == 0 {
-		cfg.History = 10_000
+		cfg.History = 2_000
 	}
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = time.Second
@@ -157,7 +162,9 @@ func (s *Store) check() error {
 				s.cfg.Path, f, format)
 		}
 		last := number(tx, revisionKey)
-		err := tx.Bucket(entriesBucket).ForEach(func(_, v []byte) error {
+		defer s.release(tx)
+		err := tx.Bucket(entriesBucket).ForEach(func(k, v []byte) error {
+			s.walked(tx, len(k)+len(v))
 			if len(v) < 8 || binary.BigEndian.Uint64(v) > uint64(last) {
 				return s.damaged(errors.New("an entry has no valid revision"))
 			}
@@ -167,12 +174,31 @@ func (s *Store) check() error {
 			return err
 		}
 		return tx.Bucket(historyBucket).ForEach(func(k, v []byte) error {
-			if _, err := parseEvent(k, v); err != nil {
+			s.walked(tx, len(k)+len(v))
+			if _, _, err := splitEvent(k, v); err != nil {
 				return s.damaged(err)
 			}
 			return nil
 		})
 	})
+}
+
+// releaseEvery is how many bytes are walked through before their pages are given back.
+const releaseEvery = 16 << 20
+
+func (s *Store) walked(tx *bbolt.Tx, bytes int) {
+	if s.read.Add(int64(bytes)) > releaseEvery {
+		s.read.Store(0)
+		s.release(tx)
+	}
+}
+
+// release gives the file's pages back that are mapped into the process: after a walk
+// through all of it they are not needed soon, and would count as its memory. Whoever
+// reads one gets it again.
+func (s *Store) release(tx *bbolt.Tx) {
+	// What cannot be given back stays mapped.
+	_, _, _ = unix.Syscall(unix.SYS_MADVISE, s.db.Info().Data, uintptr(tx.Size()), unix.MADV_DONTNEED)
 }
 
 func number(tx *bbolt.Tx, key []byte) int64 {

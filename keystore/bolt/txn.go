@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"go.etcd.io/bbolt"
 
@@ -43,9 +44,12 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (list
 		if k != nil && after != "" && string(k) == after {
 			k, v = c.Next()
 		}
+		size := 0
 		for ; k != nil && bytes.HasPrefix(k, p) && len(list) < limit; k, v = c.Next() {
 			list = append(list, entry(k, v))
+			size += len(k) + len(v)
 		}
+		s.walked(tx, size)
 		return nil
 	})
 	return list, revision, err
@@ -102,6 +106,8 @@ func (s *Store) apply(tx *bbolt.Tx, compares []keystore.Compare, writes []keysto
 	}
 	revision++
 	history := tx.Bucket(historyBucket)
+	// Names of new keys, and revisions, mostly grow: half empty pages would stay so.
+	entries.FillPercent, history.FillPercent = pageFill, pageFill
 	for i, w := range writes {
 		var err error
 		if w.Delete {
@@ -116,8 +122,12 @@ func (s *Store) apply(tx *bbolt.Tx, compares []keystore.Compare, writes []keysto
 			return 0, err
 		}
 	}
+	s.walked(tx, len(writes)*os.Getpagesize()) // each in a page of its own, as a rule
 	return revision, errors.Join(putNumber(tx, revisionKey, revision), s.compact(tx, revision))
 }
+
+// pageFill is how full a page is left that is split.
+const pageFill = 0.9
 
 // compact drops the history of transactions that are too old.
 func (s *Store) compact(tx *bbolt.Tx, revision int64) error {

@@ -25,12 +25,20 @@ func eventValue(w keystore.Write) []byte {
 	return append(append(b, w.Name...), w.Value...)
 }
 
-func parseEvent(k, v []byte) (keystore.Event, error) {
-	var e keystore.Event
+// splitEvent finds the parts of an event in the file's pages.
+func splitEvent(k, v []byte) (name, value []byte, err error) {
 	if len(k) != 12 || len(v) < 3 || v[0] > 1 || len(v) < 3+int(binary.BigEndian.Uint16(v[1:])) {
-		return e, errors.New("an event of the history is not readable")
+		return nil, nil, errors.New("an event of the history is not readable")
 	}
-	name, value := v[3:3+binary.BigEndian.Uint16(v[1:])], v[3+binary.BigEndian.Uint16(v[1:]):]
+	end := 3 + int(binary.BigEndian.Uint16(v[1:]))
+	return v[3:end], v[end:], nil
+}
+
+func parseEvent(k, v []byte) (e keystore.Event, err error) {
+	name, value, err := splitEvent(k, v)
+	if err != nil {
+		return e, err
+	}
 	e.Entry = keystore.Entry{Name: string(name), Revision: int64(binary.BigEndian.Uint64(k))}
 	if e.Deleted = v[0] == 1; !e.Deleted {
 		e.Value = bytes.Clone(value)

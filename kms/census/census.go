@@ -43,6 +43,11 @@ type Use struct {
 	Streams     int64  `json:"streams,omitzero"`
 }
 
+// Compare orders uses by index and version.
+func (u Use) Compare(other Use) int {
+	return cmp.Or(cmp.Compare(u.Key, other.Key), cmp.Compare(u.Version, other.Version))
+}
+
 // Load reads a census that Save wrote.
 func Load(path string) (*Census, error) {
 	c := &Census{}
@@ -68,9 +73,7 @@ func (c *Census) Uses(index, version uint32) int {
 }
 
 func (c *Census) find(index, version uint32) (int, bool) {
-	return slices.BinarySearchFunc(c.Keys, Use{Key: index, Version: version}, func(a, b Use) int {
-		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Version, b.Version))
-	})
+	return slices.BinarySearchFunc(c.Keys, Use{Key: index, Version: version}, Use.Compare)
 }
 
 func (c *Census) use(index, version uint32) *Use {

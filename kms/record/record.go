@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -205,18 +206,53 @@ const page = 500
 // the store's revision of the first page: a watch from there misses nothing.
 func (k *Keeper) Load(ctx context.Context, prefix string, f func(Record) error) (int64, error) {
 	r := k.current.get()
-	return k.pages(ctx, r.entry(prefix), func(entries []keystore.Entry) error {
-		records, err := k.open(ctx, r, entries)
-		if err != nil {
+	return k.pages(ctx, r.entry(prefix), func(entries []keystore.Entry) error { return k.each(ctx, r, entries, f) })
+}
+
+func (k *Keeper) each(ctx context.Context, r root, entries []keystore.Entry, f func(Record) error) error {
+	records, err := k.open(ctx, r, entries)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := f(r); err != nil {
 			return err
 		}
-		for _, r := range records {
-			if err := f(r); err != nil {
-				return err
+	}
+	return nil
+}
+
+// LoadMany is Load for very many records: f is called from several goroutines, and in any
+// order.
+func (k *Keeper) LoadMany(ctx context.Context, prefix string, f func(Record) error) (int64, error) {
+	r := k.current.get()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	pages := make(chan []keystore.Entry)
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for entries := range pages {
+				if err := k.each(ctx, r, entries, f); err != nil {
+					stop(err)
+				}
 			}
+		})
+	}
+	from, err := k.pages(ctx, r.entry(prefix), func(entries []keystore.Entry) error {
+		select {
+		case pages <- entries:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return nil
 	})
+	close(pages)
+	workers.Wait()
+	if failed := context.Cause(ctx); failed != nil {
+		return 0, failed
+	}
+	return from, err
 }
 
 // pages calls f with the entries under a prefix, some at a time, and returns the

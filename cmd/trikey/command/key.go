@@ -20,7 +20,7 @@ import (
 
 func newKey(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "key", Short: "Business keys: their making, their life and their end"}
-	cmd.AddCommand(newKeyCreate(o), newKeyUpdate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyImport(o), newKeyExport(o), newKeyMigrate(o), newKeyCensus(o), newKeyReserve(o), newKeyCertificates(o), newCheckCertificate(o))
+	cmd.AddCommand(newKeyCreate(o), newKeyCreateMany(o), newKeyUpdate(o), newKeyList(o), newKeyShow(o), newKeyRotate(o), newKeyImport(o), newKeyExport(o), newKeyMigrate(o), newKeyCensus(o), newKeyCensuses(o), newKeyReserve(o), newKeyCertificates(o), newCheckCertificate(o))
 	cmd.AddCommand(keyOrders(o)...)
 	return cmd
 }
@@ -66,9 +66,13 @@ func newKeyList(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the business keys", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var out v1.Batch[v1.AdminKey]
-			if err := o.admin(cmd.Context(), http.MethodGet, "keys", nil, &out); err != nil {
-				return err
+			out := v1.KeyPage{Items: []v1.AdminKey{}}
+			for more := true; more; more = out.Next != 0 {
+				page := v1.KeyPage{}
+				if err := o.admin(cmd.Context(), http.MethodGet, fmt.Sprint("keys?from=", out.Next), nil, &page); err != nil {
+					return err
+				}
+				out.Items, out.Next = append(out.Items, page.Items...), page.Next
 			}
 			return o.print(cmd, out.Items, func(w io.Writer) {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -112,6 +112,7 @@ func keyOrders(o *options) []*cobra.Command {
 		order("compromise", "Note that a key is no longer secret: it opens only under the grant decrypt-compromised", version),
 		order("schedule-destroy", "Order a key's destruction in 7 to 30 days; it is refused until then", func(cmd *cobra.Command, in *v1.KeyOrder) {
 			version(cmd, in)
+			cmd.Flags().StringVar(&in.EvenIfUsed, "even-if-used", "", "why it shall be destroyed though a saved census finds it in use; recorded in the audit")
 			cmd.Flags().IntVar(&in.Days, "days", kms.DefaultDestroyDays, fmt.Sprintf("from %d to %d", kms.MinDestroyDays, kms.MaxDestroyDays))
 		}),
 		order("cancel-destroy", "Take the order of a key's destruction back", version),

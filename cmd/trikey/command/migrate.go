@@ -5,18 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/trikey/trikey/cmd/trikey/migrate"
 	"github.com/trikey/trikey/internal/fault"
-	"github.com/trikey/trikey/kms/census"
 	"github.com/trikey/trikey/sdk"
 )
 
@@ -116,65 +111,4 @@ func (o *options) migrate(cmd *cobra.Command, cfg migrate.Config, path string) e
 		failed = fault.New(fault.Conflict, "%d lines were kept as they were, because they failed; OUT.failed says which and why", report.FailedLines)
 	}
 	return errors.Join(failed, err)
-}
-
-func newKeyCensus(o *options) *cobra.Command {
-	var sources []string
-	var save string
-	cmd := &cobra.Command{
-		Use: "census", Short: "Count the ciphertexts in files by key and version; needs no service and no key", Args: cobra.NoArgs,
-		Long: `Count the ciphertexts in files by key and version, from their headers.
-
-Whatever the files' format is, the text form (tk1.…) is found anywhere in them, and so
-are files that are one stream or one binary ciphertext. What is compressed, or encoded
-once more, is not seen into: unpack it first.`,
-		Example: "  trikey key census --in /var/im/export --save census.json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := &census.Census{Made: time.Now().UTC(), Sources: []string{}, Keys: []census.Use{}}
-			bar := newProgress(cmd.ErrOrStderr(), sizeOf(sources))
-			for _, source := range sources {
-				if err := c.Count(cmd.Context(), source, bar.add); err != nil {
-					bar.clear()
-					return err
-				}
-			}
-			bar.clear()
-			if save != "" {
-				if err := c.Save(save); err != nil {
-					return err
-				}
-			}
-			return o.print(cmd, c, func(w io.Writer) { printCensus(w, c) })
-		},
-	}
-	cmd.Flags().StringArrayVar(&sources, "in", nil, "file or directory to read, required (repeatable)")
-	cmd.Flags().StringVar(&save, "save", "", "file to write the census to, as JSON")
-	_ = cmd.MarkFlagRequired("in")
-	return cmd
-}
-
-// sizeOf adds up files, for the bar: what cannot be read is told of later.
-func sizeOf(sources []string) (size int64) {
-	for _, source := range sources {
-		_ = filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return nil //nolint:nilerr // the count itself fails on it
-			}
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-				size += info.Size()
-			}
-			return nil
-		})
-	}
-	return size
-}
-
-func printCensus(w io.Writer, c *census.Census) {
-	fmt.Fprintf(w, "%d files, %d bytes\n", c.Files, c.Bytes)
-	for _, u := range c.Keys {
-		fmt.Fprintf(w, "  key %d version %d  %d ciphertexts, %d streams\n", u.Key, u.Version, u.Ciphertexts, u.Streams)
-	}
-	if c.Unreadable > 0 {
-		fmt.Fprintf(w, "  %d begin as a ciphertext does but are none\n", c.Unreadable)
-	}
 }

@@ -78,11 +78,28 @@ func configFlags(cmd *cobra.Command, o *options) func() (*config.Config, error) 
 // collecting the garbage of batches.
 const gcPercent = 400
 
+// The heap grows no further than this before it is collected, unless GOMEMLIMIT says
+// otherwise: with a million keys in memory, five times what lives would be too much. Each
+// key takes some 450 bytes; with many, the limit leaves room for them.
+const (
+	memoryLimit  = 640 << 20
+	memoryBase   = 256 << 20
+	memoryPerKey = 512
+)
+
+// limitMemory sets the limit for a number of keys.
+func limitMemory(keys int) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(max(memoryLimit, memoryBase+int64(keys)*memoryPerKey))
+	}
+}
+
 // serve runs the service of a configuration, which was read from path by read.
 func serve(ctx context.Context, cfg *config.Config, path string, read func() (*config.Config, error)) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	limitMemory(0)
 	if err := harden.Apply(); err != nil {
 		return err
 	}
@@ -198,6 +215,7 @@ const (
 // recordServing records what was loaded. The number of changes shows, in the log, where
 // the whole key store was put back to an older state.
 func (n *node) recordServing(keys, apps int, changes uint64) {
+	limitMemory(keys)
 	n.recordService(opServing, map[string]string{
 		"keys": strconv.Itoa(keys), "apps": strconv.Itoa(apps), detailChanges: strconv.FormatUint(changes, 10),
 	})

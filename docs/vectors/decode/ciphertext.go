@@ -62,6 +62,31 @@ func (v *vector) ciphertext() error {
 	return compare(step{"plaintext", plaintext, v.Plaintext})
 }
 
+// resident opens a text of suite 97: the business key is the message key, and the salt is in
+// the additional data.
+func (v *vector) resident() error {
+	encoded, ok := strings.CutPrefix(v.Text, "tk1.")
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil || !ok || len(raw) < 54 || raw[0] != 1 || raw[1] != 97 {
+		return fmt.Errorf("the text is no ciphertext of suite 97: %w", err)
+	}
+	canonical := canonicalForm(v.Context)
+	aad := slices.Concat(raw[:26], canonical)
+	err = compare(
+		step{"ciphertext", raw, v.Ciphertext}, step{"suite", raw[1:2], []byte{v.Suite}}, step{"header", raw[:38], v.Header},
+		step{"index", raw[2:6], binary.BigEndian.AppendUint32(nil, v.Index)}, step{"version", raw[6:10], binary.BigEndian.AppendUint32(nil, v.KeyVersion)},
+		step{"salt", raw[10:26], v.Salt}, step{"nonce", raw[26:38], v.Nonce}, step{"canonical context", canonical, v.Canonical}, step{"additional data", aad, v.AAD},
+	)
+	if err != nil {
+		return err
+	}
+	plaintext, err := open(1, v.BusinessKey, raw[26:38], raw[38:], aad) // as suite 1
+	if err != nil {
+		return err
+	}
+	return compare(step{"plaintext", plaintext, v.Plaintext})
+}
+
 func (v *vector) context() error {
 	if !v.Valid {
 		return compare(step{"canonical form", nil, v.CanonicalOfValid})

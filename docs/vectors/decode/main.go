@@ -23,7 +23,7 @@ func main() {
 	if len(os.Args) > 1 {
 		dir = os.Args[1]
 	}
-	for _, file := range []string{"ciphertext.json", "context.json", "kcv.json", "mac.json", "sign.json", "import.json", "stream.json"} {
+	for _, file := range []string{"ciphertext.json", "context.json", "kcv.json", "mac.json", "sign.json", "import.json", "stream.json", "resident.json"} {
 		raw, err := os.ReadFile(filepath.Join(dir, file))
 		if err == nil {
 			var n int
@@ -99,6 +99,7 @@ func (o *octets) UnmarshalText(text []byte) (err error) {
 var checks = map[string]func(*vector) error{
 	"ciphertext.json": (*vector).ciphertext, "context.json": (*vector).context, "kcv.json": (*vector).kcv,
 	"mac.json": (*vector).mac, "sign.json": (*vector).sign, "import.json": (*vector).imported, "stream.json": (*vector).stream,
+	"resident.json": (*vector).resident,
 }
 
 // check recomputes every vector of a file, and returns how many there are.
