@@ -309,13 +309,13 @@ func TestForget(t *testing.T) {
 	}
 	before := map[string]int64{}
 	for _, address := range []string{"a", "b", "c"} {
-		before[address] = int64(f.member(address).calls.Load())
+		before[address] = f.member(address).calls.Load()
 	}
 	if err := forget(); err != nil {
 		t.Fatal(err)
 	}
 	for address, n := range before {
-		if int64(f.member(address).calls.Load()) == n {
+		if f.member(address).calls.Load() == n {
 			t.Errorf("member %s was not asked", address)
 		}
 	}
