@@ -61,24 +61,28 @@ type group struct {
 	outcome                        string
 }
 
-// record records what a request has done, as one event for each key, version and
-// outcome. err is that of the request as a whole.
+// record records what a request has done. err is that of the request as a whole.
 func (s *server) record(op string, r *request, err error) error {
+	return s.cfg.Audit.Operation(s.events(op, r, err)...)
+}
+
+// events are one for each key, version and outcome.
+func (s *server) events(op string, r *request, err error) []audit.Event {
 	event := audit.Event{Kind: audit.Data, Op: op, Address: s.clientAddr(r.Request).String()}
 	if r.caller != nil {
 		event.Actor = r.caller.Name
 	}
 	switch {
 	case len(r.calls) == 0:
-		if chi.URLParam(r.Request, "key") != "" {
+		if r.ref != "" || chi.URLParam(r.Request, "key") != "" {
 			event.Key = s.describe(&kms.Call{Key: r.key()}).key
 		}
 		event.Items, event.Outcome, event.Details = r.items, audit.Outcome(err), r.details
-		return s.cfg.Audit.Operation(event)
+		return []audit.Event{event}
 	case len(r.calls) == 1:
 		s.describe(&r.calls[0]).fill(&event)
 		event.Items = 1
-		return s.cfg.Audit.Operation(event)
+		return []audit.Event{event}
 	}
 	at := make(map[group]int, 4)
 	var events []audit.Event
@@ -93,7 +97,7 @@ func (s *server) record(op string, r *request, err error) error {
 		}
 		events[j].Items++
 	}
-	return s.cfg.Audit.Operation(events...)
+	return events
 }
 
 func (g group) fill(e *audit.Event) {

@@ -65,6 +65,7 @@ var classes = map[string][]token.Class{
 	"encrypt": anyUser, "decrypt": anyUser, "reencrypt": anyUser, "batch_encrypt": anyUser, "batch_decrypt": anyUser, "batch_reencrypt": anyUser,
 	"stream_encrypt": anyUser, "stream_decrypt": anyUser, "datakey": anyUser, "inspect": anyUser, "key": anyUser,
 	"sign": onlyApps, "verify": onlyApps, "mac": onlyApps, "mac_verify": onlyApps, "random": onlyApps,
+	opDo:         anyUser, // and each operation of it as by itself
 	"token_user": onlyApps, "oauth_revoke": onlyApps, "oauth_introspect": onlyApps,
 	"oauth_token": noToken, // a token that made tokens would never expire
 }

@@ -68,8 +68,8 @@ func newCallerHeld(t testing.TB, g *guard.Guard) *caller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// 192.0.2.1 is where httptest's requests come from.
-	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32")}, grants, 0)
+	// 192.0.2.1 is where httptest's requests come from, 127.0.0.1 those over gRPC.
+	c, err := apps.Create(t.Context(), "im", policy.Whitelist{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("127.0.0.1/32")}, grants, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

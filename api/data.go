@@ -116,9 +116,18 @@ func (s *server) inspect(r *request) error {
 }
 
 func (s *server) key(r *request) error {
-	k, err := s.cfg.Service.Visible(r.caller, r.key())
+	info, err := s.keyInfo(r)
 	if err != nil {
 		return err
+	}
+	return r.answer(info)
+}
+
+// keyInfo is what the caller may see of the key that the request names.
+func (s *server) keyInfo(r *request) (v1.KeyInfo, error) {
+	k, err := s.cfg.Service.Visible(r.caller, r.key())
+	if err != nil {
+		return v1.KeyInfo{}, err
 	}
 	info := v1.KeyInfo{
 		Index: k.Index, Name: k.Name, Version: k.Current().Version, Algorithm: k.Algorithm.String(),
@@ -132,10 +141,8 @@ func (s *server) key(r *request) error {
 	if k.Settings != nil {
 		info.RequireContext, info.StrictContext = k.Settings.Context.String(), k.Settings.Context.Strict
 	}
-	if info.Public, err = publicKeys(k); err != nil {
-		return err
-	}
-	return r.answer(info)
+	info.Public, err = publicKeys(k)
+	return info, err
 }
 
 // publicKeys returns the public keys of a key that signs, none for any other.

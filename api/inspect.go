@@ -26,6 +26,11 @@ func Inspect(text string) (v1.Inspection, error) {
 	if err != nil {
 		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)
 	}
+	return inspectBinary(raw)
+}
+
+// inspectBinary reads the public part of a ciphertext's binary form.
+func inspectBinary(raw []byte) (v1.Inspection, error) {
 	h, rest, err := envelope.Parse(raw)
 	if err != nil {
 		return v1.Inspection{}, fault.New(fault.BadRequest, "ciphertext: %v", err)

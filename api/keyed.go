@@ -20,10 +20,11 @@ func (s *server) dataKey(r *request) error {
 	if err := r.decode(&in); err != nil {
 		return err
 	}
-	if in.Bytes != 16 && in.Bytes != 32 && in.Bytes != 64 {
-		return fault.New(fault.BadRequest, "bytes: %d; a data key has 16, 32 or 64", in.Bytes)
+	call, err := dataKeyCall(r.key(), in)
+	if err != nil {
+		return err
 	}
-	c, err := s.do(r, kms.Call{Kind: hsm.DataKey, Key: r.key(), Context: envelope.Context(in.Context), Size: in.Bytes, Reveal: in.Plaintext})
+	c, err := s.do(r, call)
 	if err != nil {
 		return err
 	}
@@ -33,44 +34,66 @@ func (s *server) dataKey(r *request) error {
 	})
 }
 
+func dataKeyCall(key string, in v1.DataKeyRequest) (kms.Call, error) {
+	if in.Bytes != 16 && in.Bytes != 32 && in.Bytes != 64 {
+		return kms.Call{}, fault.New(fault.BadRequest, "bytes: %d; a data key has 16, 32 or 64", in.Bytes)
+	}
+	return kms.Call{Kind: hsm.DataKey, Key: key, Context: envelope.Context(in.Context), Size: in.Bytes, Reveal: in.Plaintext}, nil
+}
+
 func (s *server) sign(r *request) error {
 	var in v1.SignRequest
 	if err := r.decode(&in); err != nil {
 		return err
 	}
-	if in.Message == nil {
-		return required("message")
-	}
-	call := kms.Call{Kind: hsm.Sign, Key: r.key(), Input: in.Message}
-	switch in.Format {
-	case "", v1.FormatRaw, v1.FormatDER:
-		if in.Type != "" {
-			return fault.New(fault.BadRequest, `type: only for "format": "jws"`)
-		}
-	case v1.FormatJWS:
-		call.JWS = &kms.JWS{Type: in.Type}
-	default:
-		return badFormat(in.Format)
+	call, err := signCall(r.key(), in)
+	if err != nil {
+		return err
 	}
 	c, err := s.do(r, call)
 	if err != nil {
 		return err
 	}
-	out := v1.Signed{Key: c.KeyIndex, Version: c.KeyVersion, Algorithm: c.KeyAlgorithm.String()}
+	out, err := signedBy(&c, in.Format)
+	if err != nil {
+		return err
+	}
+	return r.answer(out)
+}
+
+func signCall(key string, in v1.SignRequest) (kms.Call, error) {
+	call := kms.Call{Kind: hsm.Sign, Key: key, Input: in.Message}
+	if in.Message == nil {
+		return call, required("message")
+	}
 	switch in.Format {
+	case "", v1.FormatRaw, v1.FormatDER:
+		if in.Type != "" {
+			return call, fault.New(fault.BadRequest, `type: only for "format": "jws"`)
+		}
+	case v1.FormatJWS:
+		call.JWS = &kms.JWS{Type: in.Type}
+	default:
+		return call, badFormat(in.Format)
+	}
+	return call, nil
+}
+
+// signedBy is the answer of a signature in the form that was asked for.
+func signedBy(c *kms.Call, format string) (out v1.Signed, err error) {
+	out = v1.Signed{Key: c.KeyIndex, Version: c.KeyVersion, Algorithm: c.KeyAlgorithm.String()}
+	switch format {
 	case v1.FormatJWS:
 		out.JWS = string(c.Output)
 	case v1.FormatDER:
 		if c.KeyAlgorithm == alg.Ed25519 {
-			return noDER()
+			return out, noDER()
 		}
-		if out.Signature, err = alg.ToDER(c.Output); err != nil {
-			return err
-		}
+		out.Signature, err = alg.ToDER(c.Output)
 	default:
 		out.Signature = c.Output
 	}
-	return r.answer(out)
+	return out, err
 }
 
 func badFormat(format string) error {
@@ -86,17 +109,25 @@ func (s *server) verify(r *request) error {
 	if err := r.decode(&in); err != nil {
 		return err
 	}
-	call := kms.Call{Kind: hsm.Verify, Key: r.key(), Input: in.Message, Signature: in.Signature, Version: in.Version}
+	call, err := verifyCall(r.key(), in)
+	if err != nil {
+		return err
+	}
+	return s.answerVerified(r, call)
+}
+
+func verifyCall(key string, in v1.VerifyRequest) (kms.Call, error) {
+	call := kms.Call{Kind: hsm.Verify, Key: key, Input: in.Message, Signature: in.Signature, Version: in.Version}
 	switch {
 	case in.JWS != "":
 		if in.Message != nil || in.Signature != nil || in.Version != 0 || in.Format != "" && in.Format != v1.FormatJWS {
-			return fault.New(fault.BadRequest, "jws: stands alone, without message, signature, version and other formats")
+			return call, fault.New(fault.BadRequest, "jws: stands alone, without message, signature, version and other formats")
 		}
 		call.Input, call.JWS = []byte(in.JWS), &kms.JWS{}
 	case in.Message == nil:
-		return required("message")
+		return call, required("message")
 	case in.Signature == nil:
-		return required("signature")
+		return call, required("signature")
 	case in.Format == v1.FormatDER:
 		raw, err := alg.FromDER(in.Signature)
 		if err != nil {
@@ -104,22 +135,27 @@ func (s *server) verify(r *request) error {
 		}
 		call.Signature = raw
 	case in.Format != "" && in.Format != v1.FormatRaw:
-		return badFormat(in.Format)
+		return call, badFormat(in.Format)
 	}
-	return s.answerVerified(r, call)
+	return call, nil
 }
 
-// answerVerified carries a verification out. That a signature or code is not valid is an
-// answer, not an error.
+// answerVerified carries a verification out.
 func (s *server) answerVerified(r *request, call kms.Call) error {
 	c, err := s.do(r, call)
-	if errors.Is(err, fault.SignatureInvalid) {
-		return r.answer(v1.Verified{Key: c.KeyIndex, Version: c.KeyVersion})
-	}
-	if err != nil {
+	if c.Err = err; err != nil && !errors.Is(err, fault.SignatureInvalid) {
 		return err
 	}
-	return r.answer(v1.Verified{Valid: true, Payload: c.Output, Key: c.KeyIndex, Version: c.KeyVersion})
+	return r.answer(verifiedBy(&c))
+}
+
+// verifiedBy is the answer of a verification. That a signature or code is not valid is an
+// answer, not an error.
+func verifiedBy(c *kms.Call) v1.Verified {
+	if c.Err != nil {
+		return v1.Verified{Key: c.KeyIndex, Version: c.KeyVersion}
+	}
+	return v1.Verified{Valid: true, Payload: c.Output, Key: c.KeyIndex, Version: c.KeyVersion}
 }
 
 func (s *server) mac(r *request) error {
@@ -130,13 +166,17 @@ func (s *server) mac(r *request) error {
 	if in.Message == nil {
 		return required("message")
 	}
-	call := kms.Call{Kind: hsm.Mac, Key: r.key(), Input: in.Message}
-	call.Context, call.Index = indexContext(in.Context)
-	c, err := s.do(r, call)
+	c, err := s.do(r, macCall(r.key(), in))
 	if err != nil {
 		return err
 	}
 	return r.answer(v1.Code{Mac: c.Output, Key: c.KeyIndex, Version: c.KeyVersion, Algorithm: c.KeyAlgorithm.String()})
+}
+
+func macCall(key string, in v1.MacRequest) kms.Call {
+	call := kms.Call{Kind: hsm.Mac, Key: key, Input: in.Message}
+	call.Context, call.Index = indexContext(in.Context)
+	return call
 }
 
 func (s *server) verifyMac(r *request) error {
@@ -150,9 +190,13 @@ func (s *server) verifyMac(r *request) error {
 	case in.Mac == nil:
 		return required("mac")
 	}
-	call := kms.Call{Kind: hsm.VerifyMac, Key: r.key(), Input: in.Message, Signature: in.Mac, Version: in.Version}
+	return s.answerVerified(r, verifyMacCall(r.key(), in))
+}
+
+func verifyMacCall(key string, in v1.VerifyMacRequest) kms.Call {
+	call := kms.Call{Kind: hsm.VerifyMac, Key: key, Input: in.Message, Signature: in.Mac, Version: in.Version}
 	call.Context, call.Index = indexContext(in.Context)
-	return s.answerVerified(r, call)
+	return call
 }
 
 func indexContext(c *v1.Context) (envelope.Context, bool) {

@@ -1,10 +1,10 @@
-// Package api is Trikey's way in: the data plane over HTTPS for IM services (New),
-// the management socket for the command line (NewAdmin), and the ops listener
-// (NewOps). docs/api.md describes all three for their users.
+// Package api is Trikey's way in: the data plane over HTTPS (New) and gRPC (NewGRPC) for
+// IM services, the management socket for the command line (NewAdmin), and the ops listener
+// (NewOps). docs/api.md describes them all for their users.
 //
-// Every data route but the published key set and metadata goes through server.route, which answers for the machine being
-// open, the caller being known, and its address being allowed, before the route
-// sees the request.
+// Every data route but the published key set and metadata goes through server.route, and every method of
+// gRPC through grpcServer.serve: they answer for the machine being open, the caller being
+// known, and its address being allowed, before the request's body is read.
 package api
 
 import (
@@ -86,9 +86,11 @@ func New(cfg Config) http.Handler {
 	return r
 }
 
-// request is one authenticated request.
+// request is one authenticated request. One that came over gRPC has an http.Request too,
+// made of its metadata: that is what callers are recognised by.
 type request struct {
 	*http.Request
+	ref     string              // gRPC: the key that the message names
 	w       http.ResponseWriter // records the request in the audit before it answers
 	in      http.ResponseWriter // the connection's own, for reading the body
 	caller  *auth.Caller        // nil before it is known
@@ -99,8 +101,11 @@ type request struct {
 	bytes   int64               // of plaintext that a stream carried, for the metrics
 }
 
-// key returns the reference in the request's path.
+// key returns the reference in the request's path or message.
 func (r *request) key() string {
+	if r.ref != "" {
+		return r.ref
+	}
 	raw := chi.URLParam(r.Request, "key")
 	if plain, err := url.PathUnescape(raw); err == nil {
 		return plain
@@ -136,19 +141,12 @@ func (s *server) route(op string, serve func(*request) error) http.HandlerFunc {
 
 // audited serves a request that is recorded before it is answered.
 func (s *server) audited(op string, r *request, serve func(*request) error) error {
-	if err := s.cfg.Audit.Ready(); err != nil {
+	if err := s.enter(op, r); err != nil {
 		return err
-	}
-	var err error
-	if r.caller, err = s.admit(r.Request); err != nil {
-		return s.recordFailure(op, r, err)
-	}
-	if err := permit(op, r.caller); err != nil {
-		return s.recordFailure(op, r, err)
 	}
 	recorder := &recorder{ResponseWriter: r.in, record: func() error { return s.record(op, r, nil) }}
 	r.w = recorder
-	err = serve(r)
+	err := serve(r)
 	switch {
 	case recorder.failed != nil:
 		r.begun = false // nothing went out
@@ -163,6 +161,25 @@ func (s *server) audited(op string, r *request, serve func(*request) error) erro
 		}
 	}
 	return err
+}
+
+// enter lets a request in whose caller is known, may call from where it does and may do op,
+// and records any other.
+func (s *server) enter(op string, r *request) error {
+	if err := s.cfg.Audit.Ready(); err != nil {
+		return err
+	}
+	caller, err := s.admit(r.Request)
+	if caller != nil {
+		r.caller = caller // of a stream, it was known before
+	}
+	if err == nil {
+		err = permit(op, caller)
+	}
+	if err != nil {
+		return s.recordFailure(op, r, err)
+	}
+	return nil
 }
 
 // public is the error that a caller sees: of a ciphertext that does not open, nothing

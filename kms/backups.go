@@ -41,8 +41,8 @@ type BackupHost struct {
 	AuditHead   string
 }
 
-// tallied counts what a backup has, while its entries go by.
-type tallied struct {
+// tallying counts what a backup has, while its entries go by.
+type tallying struct {
 	records      map[string]struct{}
 	keys         map[uint32]keyLines
 	destructions uint64
@@ -72,7 +72,7 @@ func kcvs(keys map[uint32]keyLines) []byte {
 	return h.Sum(nil)
 }
 
-func (c *tallied) count(records []record.Record) error {
+func (c *tallying) count(records []record.Record) error {
 	for _, r := range records {
 		deleted := r.Content == nil
 		if delete(c.records, r.Name); !deleted {
@@ -96,7 +96,7 @@ func (c *tallied) count(records []record.Record) error {
 	return nil
 }
 
-func (c *tallied) summary(revision int64, host BackupHost) backup.Summary {
+func (c *tallying) summary(revision int64, host BackupHost) backup.Summary {
 	s := backup.Summary{
 		Revision: revision, Records: len(c.records), Keys: len(c.keys), KCVs: kcvs(c.keys), Destructions: c.destructions,
 		AuditEvents: host.AuditEvents, AuditHead: host.AuditHead,
@@ -128,7 +128,7 @@ func (s *Service) Backup(ctx context.Context, who Actor, out io.Writer) (m backu
 	if err != nil {
 		return m, err
 	}
-	c := tallied{records: map[string]struct{}{}, keys: map[uint32]keyLines{}}
+	c := tallying{records: map[string]struct{}{}, keys: map[uint32]keyLines{}}
 	revision, err := s.keep.Snapshot(ctx, func(writes []keystore.Write, records []record.Record) error {
 		return errors.Join(c.count(records), w.Add(writes))
 	})
@@ -201,7 +201,7 @@ func (s *Service) VerifyBackup(ctx context.Context, in io.Reader) (backup.Checke
 		return backup.Checked{}, err
 	}
 	reader := record.NewReader(s.keep)
-	c := tallied{records: map[string]struct{}{}, keys: map[uint32]keyLines{}}
+	c := tallying{records: map[string]struct{}{}, keys: map[uint32]keyLines{}}
 	checked, err := backup.Read(ctx, in, s.cfg.Machine, func(writes []keystore.Write) error {
 		records, err := reader.Open(ctx, writes)
 		if err == nil {
@@ -216,7 +216,7 @@ func (s *Service) VerifyBackup(ctx context.Context, in io.Reader) (backup.Checke
 }
 
 // compare reports that what was counted is not what a summary says.
-func (c *tallied) compare(s backup.Summary) error {
+func (c *tallying) compare(s backup.Summary) error {
 	if len(c.records) != s.Records || len(c.keys) != s.Keys || !bytes.Equal(kcvs(c.keys), s.KCVs) {
 		return fault.New(fault.BackupDamaged, "the backup has %d records and %d keys, its manifest says %d and %d, or their check values differ",
 			len(c.records), len(c.keys), s.Records, s.Keys)
@@ -232,6 +232,9 @@ type Restored struct {
 	Destroyed int `json:"destroyed"` // versions that do not: their destruction keys are erased
 }
 
+// checkBatch is how many keys are looked at in one go.
+const checkBatch = 500
+
 // CheckRestored opens every record and unwraps every key of a service that was loaded from
 // a backup.
 func (s *Service) CheckRestored(ctx context.Context, m backup.Summary) (out Restored, err error) {
@@ -242,10 +245,10 @@ func (s *Service) CheckRestored(ctx context.Context, m backup.Summary) (out Rest
 	if out.Records, err = s.CheckRecords(ctx); err != nil {
 		return out, err
 	}
-	keys := l.keys.indexes(0)
-	out.Keys = len(keys)
-	c := tallied{keys: map[uint32]keyLines{}}
-	for batch := range slices.Chunk(keys, unlockBatch) {
+	indexes := l.keys.indexes(0)
+	out.Keys = len(indexes)
+	c := tallying{keys: map[uint32]keyLines{}}
+	for batch := range slices.Chunk(indexes, checkBatch) {
 		var ops []hsm.Op
 		for _, k := range l.keys.keysOf(batch) {
 			c.keys[k.Index] = linesOf(k)
@@ -267,7 +270,7 @@ func (s *Service) CheckRestored(ctx context.Context, m backup.Summary) (out Rest
 		}
 		out.Opened += len(ops)
 	}
-	if len(keys) != m.Keys || !bytes.Equal(kcvs(c.keys), m.KCVs) {
+	if out.Keys != m.Keys || !bytes.Equal(kcvs(c.keys), m.KCVs) {
 		err = fault.New(fault.BackupDamaged, "the keys that came out of the backup are not those of its manifest")
 	}
 	return out, err

@@ -180,7 +180,8 @@ func (c *Call) sealing(l *loaded, caller *auth.Caller, grant policy.Op, ref stri
 	}
 	c.KeyIndex, c.KeyVersion = k.Index, v.Version
 	c.sealedBy, c.sealedVer = k, v.Version
-	return v.Wrapped, c.KeyAlgorithm, nil
+	wrapped, err := v.key()
+	return wrapped, c.KeyAlgorithm, err
 }
 
 // opening returns the key version that the ciphertext names. A caller learns no
@@ -220,7 +221,7 @@ func (c *Call) opening(l *loaded, caller *auth.Caller, grant policy.Op) (hsm.Wra
 	}
 	c.openedBy, c.openedVer = k, header.Version
 	c.KeyAlgorithm = alg.ID(header.Suite)
-	return v.Wrapped, nil
+	return v.key()
 }
 
 // decrypting is opening for a caller that gets the plaintext, within its budget.

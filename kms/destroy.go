@@ -162,8 +162,8 @@ func (s *Service) destroySome(ctx context.Context, l *loaded, index uint32) (int
 	now := s.now().Truncate(time.Second)
 	var changes []record.Change
 	var done []Certificate
-	var before []hsm.WrappedKey
 	var spared error
+	var before []hsm.WrappedKey
 	for i := range k.Versions {
 		why := k.condemned(&k.Versions[i], s.now())
 		if why == "" || len(done) == destroyPage {

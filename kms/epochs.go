@@ -111,14 +111,9 @@ func (s *Service) closeEpochs() {
 	}
 }
 
-// locker turns wrapped keys into what records have of them, and back.
-type locker struct {
-	epochs *epochs.Keys // nil where none are configured
-}
-
 // unlock opens the locked keys of records. A version whose destruction key is erased is
 // destroyed, whatever an older record says.
-func (l locker) unlock(keys ...*Key) error {
+func (l *loaded) unlock(keys ...*Key) error {
 	var items []epochs.Item
 	var of []*Version
 	for _, k := range keys {
@@ -144,11 +139,16 @@ func (l locker) unlock(keys ...*Key) error {
 			v.State = life.Destroyed
 		}
 	}
+	for _, k := range keys {
+		if err := k.check(keyEntry(k.Index)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // lock replaces the wrapped keys by locked ones.
-func (l locker) lock(k *Key) error {
+func (l *loaded) lock(k *Key) error {
 	if l.epochs == nil {
 		return nil
 	}
@@ -173,7 +173,7 @@ func (l locker) lock(k *Key) error {
 }
 
 // content is a key's record. The key stays as it is.
-func (l locker) content(k *Key) ([]byte, error) {
+func (l *loaded) content(k *Key) ([]byte, error) {
 	stored := *k
 	stored.Versions = slices.Clone(k.Versions)
 	if err := l.lock(&stored); err != nil {
@@ -309,112 +309,46 @@ func (s *Service) purgeLeft(ctx context.Context) error {
 	return s.purge(ctx)
 }
 
-// leftover is what loading keys finds to be done.
-type leftover struct {
+// left is what loading found to do in the file of destruction keys.
+type left struct {
 	mu     sync.Mutex    // guards all below
-	plain  []uint32      // keys that are not locked
-	leaves []epochs.Leaf // destroyed, and not erased
+	plain  []uint32      // keys that an older release stored, not locked
+	leaves []epochs.Leaf // of what the records say is destroyed
 }
 
-// parseKey reads a record, whose keys are still locked.
-func parseKey(r record.Record) (*Key, error) {
-	k := &Key{revision: r.Entry}
-	if err := r.Decode(k); err != nil {
-		return nil, err
-	}
-	if r.Name != keyEntry(k.Index) || len(k.Versions) == 0 {
-		return nil, fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", r.Name)
-	}
-	return k, nil
-}
-
-// openKey reads a record, unlocks its keys and checks them.
-func (l locker) openKey(r record.Record) (*Key, error) {
-	k, err := parseKey(r)
-	if err == nil {
-		err = l.unlock(k)
-	}
-	if err == nil {
-		err = k.check(r.Name)
-	}
-	return k, err
-}
-
-// loadKey takes a key in when the service loads. It stays locked until it is used; one of
-// which something is erased is unlocked, to know what that is.
-func (l *loaded) loadKey(r record.Record, left *leftover) error {
-	k, err := parseKey(r)
-	if err != nil {
-		return err
-	}
-	if l.epochs == nil {
-		if k, err = l.openKey(r); err == nil {
-			l.keys.store(k, r.Content)
-		}
-		return err
-	}
-	plain := slices.ContainsFunc(k.Versions, func(v Version) bool { return v.Wrapped != "" })
-	leaves := slices.DeleteFunc(k.destroyed(), l.epochs.Gone)
-	if slices.ContainsFunc(k.Versions, func(v Version) bool {
-		return v.State != life.Destroyed && l.epochs.Gone(epochs.Leaf{Index: k.Index, Version: v.Version})
-	}) {
-		if k, err = l.openKey(r); err != nil {
+// loadKeys reads the keys in, as they are locked: they are unlocked when they are used.
+func (s *Service) loadKeys(ctx context.Context, l *loaded, found *left) (from int64, err error) {
+	return s.keep.LoadMany(ctx, keyPrefix, func(r record.Record) error {
+		k, err := parseKey(r)
+		if err != nil {
 			return err
 		}
-	}
-	l.keys.store(k, r.Content)
-	if plain || len(leaves) > 0 {
-		left.mu.Lock()
-		defer left.mu.Unlock()
-		if left.leaves = append(left.leaves, leaves...); plain {
-			left.plain = append(left.plain, k.Index)
+		l.keys.store(k, r.Content)
+		plain, leaves := slices.ContainsFunc(k.Versions, func(v Version) bool { return v.Wrapped != "" }), k.destroyed()
+		if !plain && len(leaves) == 0 {
+			return nil // most keys
 		}
-	}
-	return nil
+		found.mu.Lock()
+		defer found.mu.Unlock()
+		if plain {
+			found.plain = append(found.plain, k.Index)
+		}
+		found.leaves = append(found.leaves, leaves...)
+		return nil
+	})
 }
 
-// applyKey takes a key in that was changed here or by another node. What that one has
-// destroyed is erased here too.
-func (s *Service) applyKey(ctx context.Context, l *loaded, r record.Record) error {
-	k, err := l.openKey(r)
-	if err != nil {
+// openDestruction opens the destruction keys, erases those of what the records say is
+// destroyed, and locks the keys of records that an older release wrote.
+func (s *Service) openDestruction(ctx context.Context, l *loaded, found *left) (err error) {
+	var counter uint64
+	if l.epochs, counter, err = s.openEpochs(ctx); err != nil || l.epochs == nil {
 		return err
 	}
-	leaves := slices.DeleteFunc(k.destroyed(), l.gone)
-	var before []hsm.WrappedKey
-	if len(leaves) > 0 {
-		if old := l.keys.peek(k.Index); old != nil {
-			for _, v := range old.Versions {
-				if v.Wrapped != "" && k.gone(v.Version) {
-					before = append(before, v.Wrapped)
-				}
-			}
-		}
-	}
-	l.keys.store(k, r.Content)
-	if len(leaves) == 0 {
-		return nil
-	}
-	if err := s.erase(ctx, l, k, before); err != nil {
-		s.cfg.Log.Error("a destroyed key version is not erased here yet; it is tried again", "index", k.Index, "error", err)
-	}
-	return nil
-}
-
-// gone reports whether a destroyed version is erased. Without destruction keys none is: the
-// machine has to forget it all the same.
-func (l locker) gone(at epochs.Leaf) bool { return l.epochs != nil && l.epochs.Gone(at) }
-
-// catchUp erases the destruction keys of what the records say is destroyed, and locks the
-// keys of records that an older release wrote.
-func (s *Service) catchUp(ctx context.Context, l *loaded, counter uint64, left *leftover) error {
-	if l.epochs == nil {
-		return nil
-	}
-	if err := l.epochs.Destroy(ctx, counter, left.leaves); err != nil {
+	if err := l.epochs.Destroy(ctx, counter, slices.DeleteFunc(found.leaves, l.epochs.Gone)); err != nil {
 		return err
 	}
-	for _, index := range left.plain {
+	for _, index := range found.plain {
 		failpoint.Hit("locking")
 		k, revision, err := record.Update(ctx, s.keep, keyEntry(index), func(k *Key) error { return l.lock(k) })
 		if err == nil {
@@ -428,12 +362,9 @@ func (s *Service) catchUp(ctx context.Context, l *loaded, counter uint64, left *
 			return err
 		}
 	}
-	if len(left.plain) == 0 {
-		return nil
+	if len(found.plain) > 0 {
+		s.cfg.Log.Info("the keys of an older release were locked under destruction keys", "keys", len(found.plain))
+		return s.purge(ctx)
 	}
-	s.cfg.Log.Info("the keys of an older release were locked under destruction keys", "keys", len(left.plain))
-	return s.purge(ctx)
+	return nil
 }
-
-// unlockBatch is how many keys are unlocked in one go.
-const unlockBatch = 500

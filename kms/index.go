@@ -10,6 +10,7 @@ import (
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/kms/epochs"
 	"github.com/trikey/trikey/kms/life"
+	"github.com/trikey/trikey/kms/record"
 )
 
 // Names of entries in the key store.
@@ -104,4 +105,26 @@ func (k *Key) Version(number uint32) *Version {
 func (k *Key) gone(number uint32) bool {
 	v := k.Version(number)
 	return v != nil && v.State == life.Destroyed || number > 0 && number <= k.Forgotten
+}
+
+// isLocked reports whether wrapped keys of it are locked: then it is of no use yet.
+func (k *Key) isLocked() bool {
+	return slices.ContainsFunc(k.Versions, func(v Version) bool { return v.Locked != "" })
+}
+
+// key returns the wrapped key, for the machine.
+func (v *Version) key() (hsm.WrappedKey, error) {
+	if v.Locked != "" {
+		return "", errSealed // it could not be unlocked any more
+	}
+	return v.Wrapped, nil
+}
+
+// parseKey reads a record, whose keys are still locked.
+func parseKey(r record.Record) (*Key, error) {
+	k := &Key{revision: r.Entry}
+	if err := r.Decode(k); err != nil {
+		return nil, err
+	}
+	return k, k.check(r.Name)
 }

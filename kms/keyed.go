@@ -43,7 +43,9 @@ func (c *Call) prepareKeyed(l *loaded, caller *auth.Caller, op *hsm.Op) error {
 		}
 	}
 	c.KeyIndex, c.KeyVersion, c.KeyAlgorithm = k.Index, v.Version, k.Algorithm
-	op.Key = v.Wrapped
+	if op.Key, err = v.key(); err != nil {
+		return err
+	}
 	if c.Kind == hsm.Mac || c.Kind == hsm.Sign {
 		c.sealedBy, c.sealedVer = k, v.Version
 	} else {

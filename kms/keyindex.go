@@ -3,6 +3,7 @@ package kms
 import (
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,12 +17,12 @@ import (
 // keeps the newest: a change made here arrives again by the watch.
 //
 // There may be a million keys, of which few are in use at a time. So all are kept as
-// their records say them, keys still locked, in a few large blocks, and maps without pointers lead there: the
+// their records say them, in a few large blocks, and maps without pointers lead there: the
 // garbage collector, which walks every pointer again and again, sees next to nothing of
 // them. Those in use are kept decoded besides.
 type keyIndex struct {
-	locker
-	seed maphash.Seed
+	seed   maphash.Seed
+	unlock func(...*Key) error // has a record's locked keys opened, when it is decoded for use
 
 	mu     sync.RWMutex // guards all below
 	packed arena
@@ -49,22 +50,23 @@ type place struct {
 	revision int64 // the store's
 }
 
-func newKeyIndex(locks locker) *keyIndex {
+func newKeyIndex(unlock func(...*Key) error) *keyIndex {
 	return &keyIndex{
-		locker: locks, seed: maphash.MakeSeed(), at: map[uint32]place{}, names: map[uint64]uint32{}, twins: map[string]uint32{}, hot: map[uint32]*Key{},
+		seed: maphash.MakeSeed(), unlock: unlock, at: map[uint32]place{}, names: map[uint64]uint32{}, twins: map[string]uint32{}, hot: map[uint32]*Key{},
 		used: map[uint32]*keyUse{}, due: map[uint32]int64{}, owned: map[uint32]string{}, owners: map[string]string{}, published: map[uint32]bool{},
 	}
 }
 
 // put takes a key in that was changed here.
 func (x *keyIndex) put(k *Key) error {
-	content, err := x.content(k)
+	content, err := record.JSON(k)
 	if err == nil {
 		x.store(k, content)
 	}
 	return err
 }
 
+// store takes a key in with its record. While its keys are locked it is not kept decoded.
 func (x *keyIndex) store(k *Key, content []byte) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -81,7 +83,9 @@ func (x *keyIndex) store(k *Key, content []byte) {
 	if !known {
 		x.name(k)
 	}
-	if x.hot[k.Index] != nil {
+	if k.isLocked() {
+		delete(x.hot, k.Index)
+	} else if x.hot[k.Index] != nil {
 		x.hot[k.Index] = k
 	}
 	note(x.due, k.Index, k.nextDue(), 0)
@@ -177,6 +181,9 @@ func (x *keyIndex) warm(index uint32) *Key {
 			return nil
 		}
 		k := x.unpack(content, at.revision)
+		if k.isLocked() {
+			return k
+		}
 		x.mu.Lock()
 		if x.at[index].revision == at.revision {
 			defer x.mu.Unlock()
@@ -202,33 +209,21 @@ func (x *keyIndex) heat(k *Key) *Key {
 	return k
 }
 
-// decode decodes a record that was decoded before, when it was taken in.
-func decode(content []byte, revision int64) *Key {
+// unpack decodes a record that was decoded before, when it was taken in, and has its keys
+// unlocked. They stay locked where that is too late, because the machine is being sealed.
+func (x *keyIndex) unpack(content []byte, revision int64) *Key {
 	k := &Key{revision: revision}
 	if err := (record.Record{Content: content}).Decode(k); err != nil {
 		panic(fmt.Sprintf("kms: the index of keys is damaged: %v", err))
 	}
-	return k
-}
-
-// unpack is decode, and unlocks the key.
-func (x *keyIndex) unpack(content []byte, revision int64) *Key {
-	k := decode(content, revision)
-	// It fails while the service is being sealed: then its machine says so.
-	_ = x.unlock(k)
+	if err := x.unlock(k); err != nil {
+		slog.Warn("a key was not unlocked", "index", k.Index, "error", err)
+	}
 	return k
 }
 
 // peek returns the key of an index without keeping it decoded, nil when there is none.
 func (x *keyIndex) peek(index uint32) *Key {
-	if all := x.keysOf([]uint32{index}); len(all) == 1 {
-		return all[0]
-	}
-	return nil
-}
-
-// locked is peek, of a key that may still be locked.
-func (x *keyIndex) locked(index uint32) *Key {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if k := x.hot[index]; k != nil {
@@ -238,7 +233,7 @@ func (x *keyIndex) locked(index uint32) *Key {
 	if !known {
 		return nil
 	}
-	k := decode(x.packed.get(at.ref), at.revision)
+	k := x.unpack(x.packed.get(at.ref), at.revision)
 	k.use = x.used[index]
 	return k
 }
@@ -294,18 +289,13 @@ func (x *keyIndex) indexes(from uint32) []uint32 {
 	return all
 }
 
-// keysOf returns the keys of indexes that are still there. They are unlocked together: they
-// share most of the way to their destruction keys.
+// keysOf returns the keys of indexes that are still there.
 func (x *keyIndex) keysOf(indexes []uint32) []*Key {
 	all := make([]*Key, 0, len(indexes))
-	for batch := range slices.Chunk(indexes, unlockBatch) {
-		start := len(all)
-		for _, index := range batch {
-			if k := x.locked(index); k != nil {
-				all = append(all, k)
-			}
+	for _, index := range indexes {
+		if k := x.peek(index); k != nil {
+			all = append(all, k)
 		}
-		_ = x.unlock(all[start:]...) // as in unpack
 	}
 	return all
 }

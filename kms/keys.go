@@ -56,7 +56,8 @@ type maker func(context.Context, hsm.Binding) (hsm.GeneratedKey, error)
 var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,63}$`)
 
 // check reports what is wrong with a key that came out of a record: that it is not
-// the one its entry is named for, or that a wrapped key in it is another's.
+// the one its entry is named for, or that a wrapped key in it is another's. A key that is
+// locked is looked at when it is unlocked.
 func (k *Key) check(entry string) error {
 	if entry != keyEntry(k.Index) || len(k.Versions) == 0 {
 		return fault.New(fault.RecordDamaged, "record %s: is not the key that it is named for", entry)
@@ -65,8 +66,11 @@ func (k *Key) check(entry string) error {
 		if i > 0 && k.Versions[i-1].Version >= v.Version || v.Version <= k.Forgotten {
 			return fault.New(fault.RecordDamaged, "record %s: version %d is out of order", entry, v.Version)
 		}
+		if v.Locked != "" && v.Wrapped == "" && v.State != life.Destroyed {
+			continue
+		}
 		if v.State == life.Destroyed {
-			if v.Wrapped == "" {
+			if v.Wrapped == "" && v.Locked == "" {
 				continue
 			}
 			return fault.New(fault.RecordDamaged, "record %s: version %d is destroyed and still has its key", entry, v.Version)

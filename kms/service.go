@@ -106,12 +106,12 @@ type Service struct {
 
 // loaded is what exists only while the machine is open.
 type loaded struct {
-	keys   *keyIndex
-	apps   *auth.Apps
-	ranges ranges
-	tokens *token.Authority
-	nonces *nonce.Ledger
-	locker
+	keys     *keyIndex
+	apps     *auth.Apps
+	ranges   ranges
+	tokens   *token.Authority
+	nonces   *nonce.Ledger
+	epochs   *epochs.Keys              // nil where none are configured
 	backedUp atomic.Pointer[time.Time] // when the newest backup was made; nil: never
 
 	owed sync.Map // indexes of keys of which something is still to be erased
@@ -197,16 +197,13 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 	if err := s.purgeLeft(ctx); err != nil {
 		return nil, err
 	}
-	destruction, destroyed, err := s.openEpochs(ctx)
-	if err != nil {
-		return nil, err
-	}
 	verified := make(chan error, 1)
 	go func() { verified <- s.keep.Verify(ctx) }()
-	l, from, left, err := s.readAll(ctx, destruction)
+	l, found, from, err := s.readAll(ctx)
 	// What was read is of use only if it is what was written.
-	if err = errors.Join(<-verified, err); err == nil {
-		err = s.catchUp(ctx, l, destroyed, left)
+	err = errors.Join(<-verified, err)
+	if err == nil {
+		err = s.openDestruction(ctx, l, found)
 	}
 	if err != nil {
 		if l != nil {
@@ -214,9 +211,9 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		}
 		return nil, err
 	}
-	if len(left.plain) > 0 {
+	if l.epochs != nil && len(found.plain) > 0 {
 		l.apps.Wipe()
-		return s.load(ctx) // they were changed, and the history of that purged
+		return s.load(ctx) // they were changed, and the history of it purged
 	}
 	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
 	used, err := l.nonces.Load(ctx)
@@ -239,17 +236,17 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 
 // readAll reads every record that is served from memory, and returns the revision from which
 // their changes are to be followed.
-func (s *Service) readAll(ctx context.Context, destruction *epochs.Keys) (*loaded, int64, *leftover, error) {
-	locks := locker{destruction}
-	l := &loaded{locker: locks, keys: newKeyIndex(locks), done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+func (s *Service) readAll(ctx context.Context) (*loaded, *left, int64, error) {
+	l := &loaded{done: make(chan struct{}), left: make(chan struct{}), exhausted: make(chan exhausted, 64)}
+	l.keys = newKeyIndex(l.unlock)
 	l.spending, l.keep = newSpending(), make(chan struct{}, 1)
 	l.alert, l.activity = s.cfg.Alert, activity.New(s.cfg.Alert, s.cfg.UnusualRate)
 	l.apps = auth.New(s.keep, s.cfg.Now, l.keys.grantable)
 	l.tokens = token.New(s.cfg.Tokens, &tokenKeys{s, l}, s.keep, s.cfg.Now)
-	left := &leftover{}
-	from, err := s.keep.LoadMany(ctx, keyPrefix, func(r record.Record) error { return l.loadKey(r, left) })
+	found := &left{}
+	from, err := s.loadKeys(ctx, l, found)
 	if err != nil {
-		return nil, 0, nil, err
+		return nil, nil, 0, err
 	}
 	for _, part := range []struct {
 		prefix string
@@ -265,11 +262,11 @@ func (s *Service) readAll(ctx context.Context, destruction *epochs.Keys) (*loade
 	} {
 		revision, err := s.keep.Load(ctx, part.prefix, part.apply)
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, nil, 0, err
 		}
 		from = min(from, revision)
 	}
-	return l, from, left, nil
+	return l, found, from, nil
 }
 
 // apply takes a change in.
@@ -299,6 +296,33 @@ func (s *Service) apply(ctx context.Context, l *loaded, e record.Event) error {
 		return nil
 	}
 	return apply(e.Record)
+}
+
+// applyKey takes a key in that was changed here or by another node. What that one has
+// destroyed is erased here too.
+func (s *Service) applyKey(ctx context.Context, l *loaded, r record.Record) error {
+	k, err := parseKey(r)
+	if err != nil {
+		return err
+	}
+	var before []hsm.WrappedKey
+	if len(k.destroyed()) > 0 {
+		if old := l.keys.peek(k.Index); old != nil && old.revision < k.revision {
+			for _, v := range old.Versions {
+				if v.Wrapped != "" && k.gone(v.Version) {
+					before = append(before, v.Wrapped)
+				}
+			}
+		}
+	}
+	l.keys.store(k, r.Content)
+	if len(before) == 0 {
+		return nil
+	}
+	if err := s.erase(ctx, l, k, before); err != nil {
+		s.cfg.Log.Error("a destroyed key version is not erased here yet; it is tried again", "index", k.Index, "error", err)
+	}
+	return nil
 }
 
 // Unload forgets every record, before the machine is sealed.

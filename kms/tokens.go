@@ -116,7 +116,9 @@ func (t *tokenKeys) Sign(ctx context.Context, typ string, payload []byte) (strin
 		if err != nil {
 			return "", err
 		}
-		op.Key = v.Wrapped
+		if op.Key, err = v.key(); err != nil {
+			return "", err
+		}
 		c.sealedBy, c.sealedVer = k, version
 		ops := []hsm.Op{op}
 		if err := t.s.cfg.Machine.Do(ctx, ops); err != nil {

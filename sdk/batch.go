@@ -31,6 +31,11 @@ const (
 // the requests; one that fails has its own error and does not fail the others. The
 // error returned is about the call as a whole: then there are no results.
 func (c *Client) EncryptBatch(ctx context.Context, requests []EncryptRequest) ([]SealedResult, error) {
+	if c.rpc != nil {
+		if results, served, err := c.encryptBatch(ctx, requests); served {
+			return results, err
+		}
+	}
 	return inParts(requests,
 		func(r EncryptRequest) int {
 			return len(r.Plaintext)*4/3 + len(r.Key) + len(r.Algorithm) + size(r.Context)
@@ -48,6 +53,11 @@ func (c *Client) EncryptBatch(ctx context.Context, requests []EncryptRequest) ([
 // EncryptBatch seals. The Key of a request is not looked at: each ciphertext names
 // its own.
 func (c *Client) DecryptBatch(ctx context.Context, requests []DecryptRequest) ([]OpenedResult, error) {
+	if c.rpc != nil {
+		if results, served, err := c.decryptBatch(ctx, requests); served {
+			return results, err
+		}
+	}
 	return inParts(requests,
 		func(r DecryptRequest) int { return len(r.Ciphertext) + size(r.Context) },
 		func(part []DecryptRequest) ([]OpenedResult, error) {
@@ -68,6 +78,11 @@ func (c *Client) DecryptBatch(ctx context.Context, requests []DecryptRequest) ([
 
 // ReEncryptBatch seals many ciphertexts anew, as EncryptBatch seals.
 func (c *Client) ReEncryptBatch(ctx context.Context, requests []ReEncryptRequest) ([]SealedResult, error) {
+	if c.rpc != nil {
+		if results, served, err := c.reEncryptBatch(ctx, requests); served {
+			return results, err
+		}
+	}
 	return inParts(requests,
 		func(r ReEncryptRequest) int {
 			n := len(r.Ciphertext) + size(r.Context) + len(r.To.Key) + len(r.To.Algorithm) + perItem

@@ -38,6 +38,9 @@ type EncryptRequest struct {
 
 // Encrypt seals a plaintext with the newest version of a key.
 func (c *Client) Encrypt(ctx context.Context, r EncryptRequest) (Sealed, error) {
+	if res, served, err := c.rpc.one(ctx, encryption(&r)); served {
+		return sealedOf(res.GetSealed()), err
+	}
 	var out Sealed
 	in := v1.EncryptRequest{Plaintext: present(r.Plaintext), Context: r.Context, Algorithm: r.Algorithm}
 	err := c.call(ctx, http.MethodPost, "/v1/keys/"+url.PathEscape(string(r.Key))+"/encrypt", in, &out)
@@ -61,8 +64,13 @@ type DecryptRequest struct {
 
 // Decrypt opens a ciphertext.
 func (c *Client) Decrypt(ctx context.Context, r DecryptRequest) (Opened, error) {
+	raw, err := binaryOf(r.Ciphertext)
+	if err == nil {
+		if res, served, err := c.rpc.one(ctx, decryption(&r, raw)); served {
+			return openedOf(res.GetOpened()), err
+		}
+	}
 	if r.Key == "" {
-		raw, err := envelope.DecodeText(nil, []byte(r.Ciphertext))
 		if err != nil {
 			return Opened{}, err
 		}
@@ -74,7 +82,7 @@ func (c *Client) Decrypt(ctx context.Context, r DecryptRequest) (Opened, error) 
 	}
 	var out Opened
 	in := v1.DecryptRequest{Ciphertext: r.Ciphertext, Context: r.Context}
-	err := c.call(ctx, http.MethodPost, "/v1/keys/"+url.PathEscape(string(r.Key))+"/decrypt", in, &out)
+	err = c.call(ctx, http.MethodPost, "/v1/keys/"+url.PathEscape(string(r.Key))+"/decrypt", in, &out)
 	return out, err
 }
 
@@ -93,6 +101,11 @@ type ReEncryptRequest struct {
 
 // ReEncrypt seals a ciphertext anew.
 func (c *Client) ReEncrypt(ctx context.Context, r ReEncryptRequest) (Sealed, error) {
+	if raw, err := binaryOf(r.Ciphertext); err == nil {
+		if res, served, err := c.rpc.one(ctx, reencryption(&r, raw)); served {
+			return sealedOf(res.GetSealed()), err
+		}
+	}
 	var out Sealed
 	in := v1.ReencryptRequest{Ciphertext: r.Ciphertext, Context: r.Context, To: &r.To}
 	err := c.call(ctx, http.MethodPost, "/v1/reencrypt", in, &out)

@@ -40,6 +40,11 @@ import (
 type Config struct {
 	Addresses []string // https://host:port, in order of preference
 
+	// GRPC are the same services' addresses for gRPC, host:port. With them, operations of all
+	// callers go over a few connections, many in one message when there are many; where
+	// none of them can be reached, over HTTP as without. Streams and Key are HTTP always.
+	GRPC []string
+
 	AppKey        string
 	AppSecret     string // or
 	AppSecretFile string // the file that has it
@@ -89,6 +94,7 @@ type Client struct {
 	credentials credentials
 	signs       bool
 	http        *http.Client
+	rpc         *links // nil without gRPC
 	timeout     time.Duration
 	preferred   atomic.Uint32 // the address that answered last
 }
@@ -120,6 +126,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Sign && (cfg.Tokens || cfg.TokenFile != "") {
 		return nil, fault.New(fault.BadRequest, "sdk: a request is signed or has a token, not both; set Sign, or Tokens or TokenFile")
 	}
+	if cfg.Sign && len(cfg.GRPC) > 0 {
+		return nil, fault.New(fault.BadRequest, "sdk: requests are signed over HTTP alone; set Sign or GRPC, not both")
+	}
 	secret, err := cfg.secret()
 	if err != nil {
 		return nil, err
@@ -134,9 +143,10 @@ func New(cfg Config) (*Client, error) {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 64
 	}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	transport := &http.Transport{
 		Proxy:           nil, // messages do not pass a proxy that the environment names
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig: config,
 		// HTTP/1.1: for many small calls HTTP/2 costs the service twice the work.
 		ForceAttemptHTTP2:   false,
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
@@ -155,7 +165,8 @@ func New(cfg Config) (*Client, error) {
 		c.http.Transport = &signer{transport, httpsig.Key{ID: cfg.AppKey, Secret: []byte(secret)}}
 	}
 	c.credentials = cfg.credentials(secret, c)
-	return c, nil
+	c.rpc, err = newLinks(&cfg, config, c.credentials)
+	return c, err
 }
 
 func (c Config) secret() (string, error) {
@@ -184,8 +195,10 @@ func (c Config) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Close closes idle connections, and ends a request for a token that is under way.
+// Close closes idle connections, and ends calls over gRPC and a request for a token that
+// are under way.
 func (c *Client) Close() {
+	c.rpc.close()
 	c.credentials.close()
 	c.http.CloseIdleConnections()
 }

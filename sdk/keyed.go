@@ -23,6 +23,9 @@ type DataKeyRequest struct {
 
 // DataKey has the machine draw a key for the caller's own encryption.
 func (c *Client) DataKey(ctx context.Context, r DataKeyRequest) (DataKey, error) {
+	if res, served, err := c.rpc.one(ctx, dataKeying(&r)); served {
+		return dataKeyOf(res.GetDataKey()), err
+	}
 	var out DataKey
 	err := c.call(ctx, http.MethodPost, keyPath(r.Key, "datakey"), v1.DataKeyRequest{Context: r.Context, Bytes: r.Bytes, Plaintext: r.Plaintext}, &out)
 	return out, err
@@ -52,6 +55,9 @@ type SignRequest struct {
 
 // Sign signs a message with the newest version of a key.
 func (c *Client) Sign(ctx context.Context, r SignRequest) (Signed, error) {
+	if res, served, err := c.rpc.one(ctx, signing(&r)); served {
+		return signedOf(res.GetSigned()), err
+	}
 	var out Signed
 	err := c.call(ctx, http.MethodPost, keyPath(r.Key, "sign"), v1.SignRequest{Message: present(r.Message), Format: r.Format, Type: r.Type}, &out)
 	return out, err
@@ -80,6 +86,9 @@ func (c *Client) VerifyJWS(ctx context.Context, key Key, jws string) (Verified, 
 }
 
 func (c *Client) verify(ctx context.Context, key Key, in v1.VerifyRequest) (Verified, error) {
+	if res, served, err := c.rpc.one(ctx, verifying(key, &in)); served {
+		return verifiedOf(res.GetVerified()), err
+	}
 	var out Verified
 	err := c.call(ctx, http.MethodPost, keyPath(key, "verify"), in, &out)
 	return out, err
@@ -100,6 +109,9 @@ type MacRequest struct {
 
 // Mac computes a message authentication code with the newest version of a key.
 func (c *Client) Mac(ctx context.Context, r MacRequest) (MacCode, error) {
+	if res, served, err := c.rpc.one(ctx, coding(&r)); served {
+		return codeOf(res.GetMac()), err
+	}
 	var out MacCode
 	err := c.call(ctx, http.MethodPost, keyPath(r.Key, "mac"), v1.MacRequest{Message: present(r.Message), Context: indexed(r.Context)}, &out)
 	return out, err
@@ -115,6 +127,9 @@ func indexed(c Context) *Context {
 // VerifyMac tells whether a code is valid. Version is that of the key, as MacCode told it;
 // the newest when zero.
 func (c *Client) VerifyMac(ctx context.Context, r MacRequest, mac []byte, version uint32) (Verified, error) {
+	if res, served, err := c.rpc.one(ctx, codeVerifying(&r, mac, version)); served {
+		return verifiedOf(res.GetVerified()), err
+	}
 	var out Verified
 	in := v1.VerifyMacRequest{Message: present(r.Message), Mac: present(mac), Context: indexed(r.Context), Version: version}
 	err := c.call(ctx, http.MethodPost, keyPath(r.Key, "mac/verify"), in, &out)
@@ -123,6 +138,9 @@ func (c *Client) VerifyMac(ctx context.Context, r MacRequest, mac []byte, versio
 
 // Random returns random bytes of the machine, 1 to 1024.
 func (c *Client) Random(ctx context.Context, n int) ([]byte, error) {
+	if res, served, err := c.rpc.one(ctx, drawing(n)); served {
+		return res.GetRandom().GetRandom(), err
+	}
 	var out v1.Random
 	err := c.call(ctx, http.MethodGet, "/v1/random?bytes="+strconv.Itoa(n), nil, &out)
 	return out.Random, err

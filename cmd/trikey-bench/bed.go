@@ -14,10 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -34,10 +32,14 @@ type bed struct {
 	config string
 	ops    string
 	client *http.Client
+	roots  *x509.CertPool
 	key    string
 	secret string
 	trikey target
 	empty  target
+
+	rpcAddress string
+	rpc        *rpc // nil without the cases over gRPC
 }
 
 type target struct {
@@ -180,6 +182,9 @@ func (b *bed) address(site, config string) error {
 		API struct {
 			Listen string `yaml:"listen"`
 		} `yaml:"api"`
+		GRPC struct {
+			Listen string `yaml:"listen"`
+		} `yaml:"grpc"`
 		Ops struct {
 			Listen string `yaml:"listen"`
 		} `yaml:"ops"`
@@ -193,6 +198,7 @@ func (b *bed) address(site, config string) error {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
+	b.roots, b.rpcAddress = roots, cfg.GRPC.Listen
 	b.trikey.address, b.ops = cfg.API.Listen, cfg.Ops.Listen
 	b.client = &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, MaxIdleConnsPerHost: 256,
@@ -221,13 +227,17 @@ func (b *bed) wait(ctx context.Context, address string) error {
 }
 
 func (b *bed) close() error {
+	var failed error
+	if b.rpc != nil {
+		failed = b.rpc.close()
+	}
 	for _, t := range []target{b.trikey, b.empty} {
 		if t.process != nil && t.process.Process != nil {
 			_ = t.process.Process.Kill()
 			_ = t.process.Wait()
 		}
 	}
-	return os.RemoveAll(b.dir)
+	return errors.Join(failed, os.RemoveAll(b.dir))
 }
 
 // serveEmpty reads each body and answers with a few bytes.
@@ -296,27 +306,18 @@ func (b *bed) measure(ctx context.Context, l load, each time.Duration) (result, 
 		return result{}, err
 	}
 	start := time.Now()
-	var mu sync.Mutex // guards latencies and failed
-	var latencies []time.Duration
-	var failed error
-	var wg sync.WaitGroup
-	for range l.concurrency {
-		wg.Go(func() {
-			mine, err := b.loop(ctx, l, start.Add(each))
-			mu.Lock()
-			defer mu.Unlock()
-			latencies = append(latencies, mine...)
-			failed = errors.Join(failed, err)
-		})
-	}
-	wg.Wait()
+	latencies, failed := callers(l.concurrency, func() ([]time.Duration, error) {
+		if l.call != nil {
+			return repeat(l, start.Add(each))
+		}
+		return b.loop(ctx, l, start.Add(each))
+	})
 	r := result{requests: float64(len(latencies)), took: time.Since(start)}
 	after, err := t.cpu()
 	if failed != nil || err != nil || len(latencies) == 0 {
 		return r, errors.Join(failed, err)
 	}
 	r.cpu = after - before
-	slices.Sort(latencies)
 	at := func(q float64) time.Duration { return latencies[int(q*float64(len(latencies)-1))] }
 	r.p50, r.p99, r.p999 = at(.5), at(.99), at(.999)
 	return r, nil

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -30,6 +31,7 @@ type load struct {
 	items       int // operations in one request
 	empty       bool
 	concurrency int
+	call        func() error // of a case over gRPC, instead of path and body
 
 	many   bool // of the service with many keys
 	spread int  // encrypt under this many keys, at random
@@ -44,6 +46,7 @@ func main() {
 	each := flag.Duration("time", 2*time.Second, "time of one case in one round")
 	rounds := flag.Int("rounds", 5, "rounds")
 	size := flag.Int("size", 256, "bytes of a plaintext")
+	only := flag.String("only", "", "run only cases whose names have this in them, beside the empty handler")
 	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
 	keys := flag.Int("keys", 0, "measure a service with so many keys beside one with a single key instead (1000000 takes 3 GB of disk and some minutes)")
 	flag.Parse()
@@ -57,7 +60,7 @@ func main() {
 		fatal(runMany(ctx, *trikey, *keys, *each, *rounds, *size))
 		return
 	}
-	fatal(run(ctx, *trikey, *each, *rounds, *size))
+	fatal(run(ctx, *trikey, *each, *rounds, *size, *only))
 }
 
 func fatal(err error) {
@@ -67,7 +70,7 @@ func fatal(err error) {
 	}
 }
 
-func run(ctx context.Context, trikey string, each time.Duration, rounds, size int) (err error) {
+func run(ctx context.Context, trikey string, each time.Duration, rounds, size int, only string) (err error) {
 	b, err := newBed(ctx, trikey)
 	if err != nil {
 		return err
@@ -77,6 +80,14 @@ func run(ctx context.Context, trikey string, each time.Duration, rounds, size in
 	if err != nil {
 		return err
 	}
+	if b.rpc, err = b.newRPC(size); err != nil {
+		return err
+	}
+	over, err := b.rpc.calls(ctx)
+	if err != nil {
+		return err
+	}
+	loads = slices.DeleteFunc(append(loads, over...), func(l load) bool { return !l.empty && !strings.Contains(l.name, only) })
 	results := make([][]result, len(loads))
 	for range rounds {
 		for i, l := range loads {
@@ -131,13 +142,16 @@ func (b *bed) loads(ctx context.Context, size int) ([]load, error) {
 }
 
 func print(loads []load, results [][]result, size int) {
-	fmt.Printf("%d-byte plaintexts, TLS 1.3, HTTP/1.1 keep-alive, closed loop; medians. CPU is the server's, user and system.\n\n", size)
+	fmt.Printf("%d-byte plaintexts, TLS 1.3, HTTP/1.1 keep-alive, and gRPC; closed loop; medians. CPU is the server's, user and system.\n\n", size)
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "case\tc\titems/s\tp50 µs\tp99 µs\tp99.9 µs\tCPU µs/item\tCPU µs/request\tCPU ÷ empty\t")
-	var empty []result
 	for i, l := range loads {
-		if l.empty {
-			empty = results[i]
+		// The empty handler of the same concurrency, or of the highest there is.
+		var empty []result
+		for j, e := range loads {
+			if e.empty && e.concurrency <= max(l.concurrency, 1) {
+				empty = results[j]
+			}
 		}
 		median := func(f func(r, empty result) float64) float64 {
 			values := make([]float64, len(results[i]))

@@ -257,9 +257,13 @@ func TestEtcdCompacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.use(a)
-	within(t, "the sleeper knows that the app is disabled", func() bool {
+	// Management reads the store itself; this asks what the node knows.
+	within(t, "the sleeper refuses the disabled app", func() bool {
 		return b.post("/v1/keys/5/encrypt", object{"plaintext": []byte("x")}).status == 401
 	})
+	if k := b.keyJSON("show", "5"); k.Version != 2 {
+		t.Errorf("the sleeper has version %d", k.Version)
+	}
 	b.kill()
 	if !strings.Contains(b.log.String(), "reading every record anew") {
 		t.Errorf("it was not the compaction:\n%s", b.log)

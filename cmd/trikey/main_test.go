@@ -86,6 +86,7 @@ type site struct {
 	t      *testing.T
 	dir    string
 	api    string // https://host:port
+	grpc   string // host:port
 	ops    string // http://host:port
 	client *http.Client
 	serve  *exec.Cmd
@@ -104,8 +105,9 @@ func newSite(t *testing.T) *site {
 		t.Fatalf("setup: %+v", r)
 	}
 	var cfg struct {
-		API struct{ Listen string }
-		Ops struct{ Listen string }
+		API  struct{ Listen string }
+		GRPC struct{ Listen string }
+		Ops  struct{ Listen string }
 	}
 	raw, err := os.ReadFile(s.path("trikey.yaml"))
 	if err != nil {
@@ -114,7 +116,7 @@ func newSite(t *testing.T) *site {
 	if err := yaml.Unmarshal(raw, &cfg); err != nil {
 		t.Fatal(err)
 	}
-	s.api, s.ops = "https://"+cfg.API.Listen, "http://"+cfg.Ops.Listen
+	s.api, s.grpc, s.ops = "https://"+cfg.API.Listen, cfg.GRPC.Listen, "http://"+cfg.Ops.Listen
 	s.trust(s.path("ca.pem"))
 	t.Cleanup(s.kill)
 	return s

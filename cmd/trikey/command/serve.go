@@ -113,30 +113,16 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	own, err := newCertificate("api", cfg.API.Cert, cfg.API.Key)
+	certs, err := newCertificates(cfg)
 	if err != nil {
 		return err
-	}
-	certificates, custodiansCert := []*certificate{own}, own
-	if c := cfg.Machine.Custodians; c.Listen != "" && c.Cert != "" {
-		if custodiansCert, err = newCertificate("machine.custodians", c.Cert, c.Key); err != nil {
-			return err
-		}
-		certificates = append(certificates, custodiansCert)
-	}
-	adminCert := own
-	if c := cfg.Admin; c.Listen != "" && c.Cert != "" {
-		if adminCert, err = newCertificate("admin", c.Cert, c.Key); err != nil {
-			return err
-		}
-		certificates = append(certificates, adminCert)
 	}
 	metrics := api.NewMetrics(n.status)
 	metrics.CountKeys(n.service)
 	metrics.WatchBackups(n.service, failpoint.Now)
 	metrics.WatchSecrets(n.service)
 	metrics.CountGuard(g.guard)
-	clients, err := withClients(own.config(), cfg.API.ClientCA)
+	clients, err := withClients(certs.api.config(), cfg.API.ClientCA)
 	if err != nil {
 		return err
 	}
@@ -144,21 +130,23 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	defer s.close()
 	if n.pool != nil {
 		metrics.CountMachines(n.machines)
-	} else if err := n.consoles(s, cfg, custodiansCert); err != nil {
+	} else if err := n.consoles(s, cfg, certs.custodians); err != nil {
 		return err
 	}
-	s.tls("api", cfg.API.Listen, clients, api.New(api.Config{
-		Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit,
-	}), g.perAddress)
+	data := api.Config{Service: n.service, Metrics: metrics, TrustedProxies: g.proxies, Guard: g.guard, Audit: n.audit}
+	s.tls("api", cfg.API.Listen, clients, api.New(data), g.perAddress)
+	if err := s.grpc(cfg, certs.grpc, data, g.perAddress); err != nil {
+		return err
+	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	n.doors(s, cfg.Admin, cfg.AdminSocket(), adminCert, g)
+	n.doors(s, cfg.Admin, cfg.AdminSocket(), certs.admin, g)
 	if s.failed != nil {
 		return s.failed
 	}
 	n.recordService("start", map[string]string{"version": version})
 	defer n.recordService("stop", nil)
 	reload := &reloader{
-		path: path, read: read, running: cfg, gate: g, certificates: certificates, counts: metrics.NewReloads(), blocked: n.audit.Ready,
+		path: path, read: read, running: cfg, gate: g, certificates: certs.all, counts: metrics.NewReloads(), blocked: n.audit.Ready,
 	}
 	if n.pool != nil {
 		reload.machines = n.changeMachines
@@ -171,7 +159,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	if err != nil {
 		return err
 	}
-	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen,
+	slog.Info("trikey is running", "version", version, "state", status.State, "api", cfg.API.Listen, "grpc", cfg.GRPC.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen,
 		"chip", status.Chip, "memory", status.Memory)
 	return s.run(ctx, reload)
 }
@@ -262,6 +250,37 @@ type certificate struct {
 	current   atomic.Pointer[tls.Certificate]
 }
 
+// certificates are those of all listeners: the API's own, which the others have too unless
+// they are given one.
+type certificates struct {
+	api, grpc, admin, custodians *certificate
+	all                          []*certificate
+}
+
+func newCertificates(cfg *config.Config) (c certificates, err error) {
+	if c.api, err = newCertificate("api", cfg.API.Cert, cfg.API.Key); err != nil {
+		return c, err
+	}
+	c.all = []*certificate{c.api}
+	for _, of := range []struct {
+		section, listen, cert, key string
+		is                         **certificate
+	}{
+		{"grpc", cfg.GRPC.Listen, cfg.GRPC.Cert, cfg.GRPC.Key, &c.grpc},
+		{"admin", cfg.Admin.Listen, cfg.Admin.Cert, cfg.Admin.Key, &c.admin},
+		{"machine.custodians", cfg.Machine.Custodians.Listen, cfg.Machine.Custodians.Cert, cfg.Machine.Custodians.Key, &c.custodians},
+	} {
+		if *of.is = c.api; of.listen == "" || of.cert == "" {
+			continue
+		}
+		if *of.is, err = newCertificate(of.section, of.cert, of.key); err != nil {
+			return c, err
+		}
+		c.all = append(c.all, *of.is)
+	}
+	return c, nil
+}
+
 func newCertificate(section, cert, key string) (*certificate, error) {
 	c := &certificate{section: section, cert: cert, key: key}
 	return c, c.load()
@@ -292,6 +311,7 @@ func (c *certificate) config() *tls.Config {
 // servers are the listeners of a process.
 type servers struct {
 	all    []*http.Server
+	rpc    *api.GRPC // nil when there is none
 	starts []func() error
 	failed error
 
@@ -345,6 +365,25 @@ func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
 	}
 }
 
+// grpc is the data plane over gRPC, if there shall be one.
+func (s *servers) grpc(cfg *config.Config, c *certificate, data api.Config, through func(net.Listener) net.Listener) error {
+	if cfg.GRPC.Listen == "" {
+		return nil
+	}
+	clients, err := withClients(c.config(), cfg.API.ClientCA)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", cfg.GRPC.Listen)
+	if err != nil {
+		s.fail("grpc", err)
+		return nil
+	}
+	l, s.rpc = through(l), api.NewGRPC(data, clients)
+	s.starts = append(s.starts, func() error { return s.rpc.Serve(l) })
+	return nil
+}
+
 func (s *servers) plain(name, addr string, h http.Handler) {
 	l, err := net.Listen("tcp", addr)
 	s.add(name, l, err, h, nil)
@@ -385,10 +424,21 @@ func (s *servers) run(ctx context.Context, r *reloader) error {
 	}
 }
 
-func (s *servers) shutdown() error {
+// endRPC ends gRPC, beside the other listeners: a client that goes on holds nobody else up.
+func (s *servers) endRPC(ctx context.Context) error {
+	if s.rpc == nil {
+		return nil
+	}
+	return s.rpc.Shutdown(ctx)
+}
+
+func (s *servers) shutdown() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	var failed error
+	rpc := make(chan error, 1)
+	go func() { rpc <- s.endRPC(ctx) }()
+	defer func() { err = errors.Join(err, <-rpc) }()
 	if s.drain != nil {
 		failed = s.drain(ctx)
 	}
@@ -399,6 +449,9 @@ func (s *servers) shutdown() error {
 }
 
 func (s *servers) close() {
+	if s.rpc != nil {
+		_ = s.rpc.Close()
+	}
 	for _, server := range s.all {
 		_ = server.Close()
 	}

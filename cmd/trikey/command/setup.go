@@ -77,8 +77,8 @@ func layOut(dir string, basePort int) (*demoDir, error) {
 	return d, nil
 }
 
-// choosePorts lays the listeners out from a base (api N, admin N+2, ops N+4; the
-// numbers between belong to listeners of later releases), or from one where all are free.
+// choosePorts lays the listeners out from a base (api N, grpc N+1, admin N+2, ops N+4; the
+// number between belongs to a later release), or from one where all are free.
 func (d *demoDir) choosePorts(base int) error {
 	for tries := 0; base == 0; tries++ {
 		if tries == 1000 {
@@ -90,7 +90,8 @@ func (d *demoDir) choosePorts(base int) error {
 			base = n
 		}
 	}
-	d.cfg.API.Listen, d.cfg.Admin.Listen, d.cfg.Ops.Listen = local(base), local(base+2), local(base+4)
+	d.cfg.API.Listen, d.cfg.GRPC.Listen = local(base), local(base+1)
+	d.cfg.Admin.Listen, d.cfg.Ops.Listen = local(base+2), local(base+4)
 	return nil
 }
 

@@ -27,6 +27,7 @@ type Config struct {
 	Data    string  `yaml:"data"`   // directory of the key store, the machine's record and the sockets
 	Region  string  `yaml:"region"` // bound into the root set and every key; cannot be changed later
 	API     API     `yaml:"api"`
+	GRPC    GRPC    `yaml:"grpc"`
 	Admin   Admin   `yaml:"admin"`
 	Ops     Ops     `yaml:"ops"`
 	Machine Machine `yaml:"machine"`
@@ -49,6 +50,13 @@ type API struct {
 	Key            string         `yaml:"key"`       // PEM file, mode 0600
 	ClientCA       string         `yaml:"client_ca"` // PEM file; "": client certificates need no authority, their keys are registered
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+}
+
+// GRPC is the data plane over gRPC.
+type GRPC struct {
+	Listen string `yaml:"listen"` // "": there is none
+	Cert   string `yaml:"cert"`   // PEM file; the API's when cert and key are ""
+	Key    string `yaml:"key"`    // PEM file, mode 0600
 }
 
 // Ops is the listener of health checks and metrics. It has no TLS: keep it on
@@ -143,7 +151,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 // Default is the configuration of an empty file.
 func Default() *Config {
 	return &Config{
-		Data: "data", API: API{Listen: "127.0.0.1:7443"}, Admin: defaultAdmin(), Ops: Ops{Listen: "127.0.0.1:7447"},
+		Data: "data", API: API{Listen: "127.0.0.1:7443"}, GRPC: GRPC{Listen: "127.0.0.1:7444"}, Admin: defaultAdmin(), Ops: Ops{Listen: "127.0.0.1:7447"},
 		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
 		Alerts: Alerts{Failures: 30, Rate: 10},
@@ -187,6 +195,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	}
 	if custodians := c.Machine.Custodians; (custodians.Cert == "") != (custodians.Key == "") {
 		return nil, fault.New(fault.BadConfig, "machine.custodians: cert and key belong together; give both, or neither for the API's")
+	}
+	if (c.GRPC.Cert == "") != (c.GRPC.Key == "") {
+		return nil, fault.New(fault.BadConfig, "grpc: cert and key belong together; give both, or neither for the API's")
 	}
 	return c, c.resolve(filepath.Dir(path))
 }
@@ -283,7 +294,7 @@ func (c *Config) resolve(dir string) error {
 		return err
 	}
 	paths := []*string{
-		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
+		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.GRPC.Cert, &c.GRPC.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
 		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile, &c.Admin.Cert, &c.Admin.Key,
 		&c.Machine.Cert, &c.Machine.Key, &c.Machine.ClientCA, &c.Machine.Socket, &c.Link.Cert, &c.Link.Key, &c.Link.CA,
