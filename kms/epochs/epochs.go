@@ -44,12 +44,9 @@ type Keys struct {
 	id          hsm.ID
 	counter     uint64
 	generations []uint32 // of the roots that the file is sealed under
-	tree        *tree    // nil once they are closed: that is not the tree of which nothing is left
+	tree        *tree
+	closed      bool
 }
-
-// errClosed is what closed keys answer. Who goes on while the machine is being sealed must
-// neither take a version for destroyed nor write the file.
-var errClosed = fault.New(fault.Sealed, "the destruction keys are closed, because the machine is being sealed; try again when it is open")
 
 // Create makes the destruction keys of a new key store, and the file in dir.
 func Create(ctx context.Context, machine hsm.Machine, dir string) (*Keys, error) {
@@ -131,7 +128,7 @@ func (k *Keys) Counter() uint64 {
 func (k *Keys) Gone(l Leaf) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return k.tree != nil && k.tree.above(l.path()) < 0
+	return !k.closed && k.tree.above(l.path()) < 0
 }
 
 // Locked is a wrapped key sealed once more under its destruction key: length 2 | AES key
@@ -173,7 +170,7 @@ type Item struct {
 func (k *Keys) Lock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	if k.tree == nil {
+	if k.closed {
 		return errClosed
 	}
 	return k.tree.walk(func(w *walker) error {
@@ -198,7 +195,7 @@ func (k *Keys) Lock(items []Item) error {
 func (k *Keys) Unlock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	if k.tree == nil {
+	if k.closed {
 		return errClosed
 	}
 	return k.tree.walk(func(w *walker) error {
@@ -232,7 +229,7 @@ func altered(l Leaf) error {
 func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.tree == nil {
+	if k.closed {
 		return errClosed
 	}
 	next, changed, err := k.tree.without(leaves)
@@ -251,7 +248,7 @@ func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error
 func (k *Keys) SealUnder(ctx context.Context, generations ...uint32) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.tree == nil {
+	if k.closed {
 		return errClosed
 	}
 	if slices.Equal(generations, k.generations) {
@@ -310,11 +307,15 @@ func (k *Keys) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tree.wipe()
-	k.tree = nil
+	k.tree, k.closed = &tree{}, true
 }
 
+// errClosed keeps keys that were wiped from being taken for keys that are destroyed, and the
+// file from being written without them, by who goes on while the machine is being sealed.
+var errClosed = fault.New(fault.Sealed, "the destruction keys are closed: the machine is sealed, or is being sealed; try again when it is open")
+
 func (t *tree) wipe() {
-	if t != nil && t.seeds != nil {
+	if t.seeds != nil {
 		t.seeds.Wipe()
 	}
 }
