@@ -353,7 +353,7 @@ func BenchmarkLogin(b *testing.B) {
 func TestLoginTiming(t *testing.T) {
 	s := newSite(t)
 	s.enrolled(s.node(), "ann")
-	const rounds = 10
+	const rounds = 6
 	names := []string{"ann", "bob", "no name at all"}
 	took, filled := make([][]time.Duration, len(names)), make([]uint64, len(names))
 	for range rounds {
