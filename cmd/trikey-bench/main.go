@@ -156,7 +156,7 @@ func print(loads []load, results [][]result, size int) {
 		// The empty handler of the same concurrency, or of the highest there is.
 		var empty []result
 		for j, e := range loads {
-			if e.empty && e.concurrency <= max(l.concurrency, 1) {
+			if e.empty && e.path == "" && e.concurrency <= max(l.concurrency, 1) {
 				empty = results[j]
 			}
 		}
