@@ -28,10 +28,10 @@ import (
 
 // Names of records in the key store.
 const (
-	prefix         = "people/"
-	personPrefix   = prefix + "person/"   // people/person/NAME: a Person
-	passwordPrefix = prefix + "password/" // people/password/NAME: a hash in PHC form
-	totpPrefix     = prefix + "totp/"     // people/totp/NAME: the secret of the codes
+	Prefix         = "people/"            // all of the below
+	personPrefix   = Prefix + "person/"   // people/person/NAME: a Person
+	passwordPrefix = Prefix + "password/" // people/password/NAME: a hash in PHC form
+	totpPrefix     = Prefix + "totp/"     // people/totp/NAME: the secret of the codes
 )
 
 // Role is what a person may do.
