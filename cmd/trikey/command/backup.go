@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,7 +19,6 @@ import (
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
-	"github.com/trikey/trikey/internal/unixsock"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/backup"
 )
@@ -41,22 +39,21 @@ Restoring takes a backup, the newest epochs file, and the key cards.`,
 	return cmd
 }
 
-// stream posts a body to the admin socket and returns the answer's.
+// stream posts a body to the admin API and returns the answer's.
 func (o *options) stream(ctx context.Context, path string, body io.Reader) (io.ReadCloser, error) {
-	cfg, err := o.load(nil)
+	w, err := o.reach()
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/admin/v1/backup/"+path, body)
+	w.Timeout = 0 // a backup may be long
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.base+"backup/"+path, body)
 	if err != nil {
 		return nil, err
 	}
-	res, err := jsonhttp.Open(unixsock.Client(cfg.AdminSocket()), req)
-	if dial := (*net.OpError)(nil); errors.As(err, &dial) {
-		return nil, fault.Wrap(fault.Unavailable, err, "no service answers at %s: is it running (trikey serve)?", cfg.AdminSocket())
-	}
+	req.Header = w.header
+	res, err := jsonhttp.Open(w.Client, req)
 	if err != nil {
-		return nil, err
+		return nil, w.explain(err)
 	}
 	return res.Body, nil
 }
