@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ the foreground.`,
 	cmd.Flags().StringVar(&dir, "dir", "", "directory to make (default: a temporary one)")
 	cmd.Flags().BoolVar(&setupOnly, "setup-only", false, "make the directory, keep it, and end")
 	cmd.Flags().BoolVar(&keepServing, "serve", false, "make the directory if it is new, keep it, run the service and unseal it")
-	cmd.Flags().IntVar(&basePort, "base-port", 0, "api on this port, ops on the fourth after it (default: free ports)")
+	cmd.Flags().IntVar(&basePort, "base-port", 0, "api on this port, grpc, admin and ops on the first, second and fourth after it (default: free ports)")
 	cmd.MarkFlagsMutuallyExclusive("setup-only", "serve")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
@@ -303,12 +304,17 @@ func demoServe(cmd *cobra.Command, dir string, basePort int) error {
 	if err == nil {
 		select {
 		case err = <-server.exited:
-			return fmt.Errorf("the service ended (%w):\n%s", err, server.output)
+			if err == nil && ctx.Err() != nil { // Ctrl-C reaches both
+				return nil
+			}
+			return fmt.Errorf("the service ended (%w):\n%s", cmp.Or(err, errEnded), server.output)
 		case <-ctx.Done():
 		}
 	}
 	return errors.Join(err, server.stop())
 }
+
+var errEnded = errors.New("nobody has asked for it here")
 
 // demoOpen unseals, makes a key and an app where there are none, and prints what to
 // try.
@@ -346,6 +352,7 @@ The service is open at https://%[1]s, with key 7 and an app that may use it. Try
 
   bin/trikey key list --config %[2]s/trikey.yaml
   bin/trikey machine status --config %[2]s/trikey.yaml
+  bin/trikey backup create --out backup.tkb --config %[2]s/trikey.yaml
 
 Ctrl-C ends it; %[2]s stays for the next time.
 `, cfg.API.Listen, dir, cfg.Ops.Listen)
