@@ -221,14 +221,20 @@ trikey machine verify-cards.`,
 			return fault.Wrap(fault.Usage, err, "the backup")
 		}
 		defer func() { _ = f.Close() }()
-		var out kms.Restored
-		head := binary.BigEndian.AppendUint32(nil, uint32(len(raw)))
-		if err := o.post(cmd.Context(), "drill", io.MultiReader(bytes.NewReader(head), bytes.NewReader(raw), f), &out); err != nil {
+		out, err := o.drill(cmd.Context(), raw, f)
+		if err != nil {
 			return err
 		}
 		return o.printRestored(cmd, out)
 	}
 	return cmd
+}
+
+// drill has the service open everything in a backup.
+func (o *options) drill(ctx context.Context, epochs []byte, backup io.Reader) (out kms.Restored, err error) {
+	head := binary.BigEndian.AppendUint32(nil, uint32(len(epochs)))
+	err = o.post(ctx, "drill", io.MultiReader(bytes.NewReader(head), bytes.NewReader(epochs), backup), &out)
+	return out, err
 }
 
 func (o *options) printRestored(cmd *cobra.Command, out kms.Restored) error {

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -136,6 +137,9 @@ func demo(cmd *cobra.Command, dir string, basePort int) (err error) {
 	if err := demoCalls(ctx, s, d); err != nil {
 		return err
 	}
+	if err := demoBackup(ctx, s, d); err != nil {
+		return err
+	}
 	if err := console.Dial(d.cfg.MachineSocket()).Seal(ctx); err != nil {
 		return err
 	}
@@ -261,6 +265,29 @@ func demoCalls(ctx context.Context, s *story, d *demoDir) error {
 		return err
 	}
 	return s.refused("a call from 127.0.0.2", fromElsewhere(ctx, d, app), fault.IPNotAllowed)
+}
+
+// demoBackup makes a backup and a copy of the destruction keys, and has both opened.
+func demoBackup(ctx context.Context, s *story, d *demoDir) error {
+	o := &options{config: d.path("trikey.yaml")}
+	parts := map[string][]byte{}
+	for _, part := range []string{"create", "epochs"} {
+		answer, err := o.stream(ctx, part, nil)
+		if err != nil {
+			return err
+		}
+		parts[part], err = io.ReadAll(answer)
+		if err := errors.Join(err, answer.Close()); err != nil {
+			return err
+		}
+	}
+	out, err := o.drill(ctx, parts["epochs"], bytes.NewReader(parts["create"]))
+	if err != nil {
+		return err
+	}
+	s.tell("Made a backup (%d bytes, sealed) and the copy of the destruction keys that it needs", len(parts["create"]))
+	s.detail("restored into a throw-away directory: %d keys, %d versions open", out.Keys, out.Opened)
+	return nil
 }
 
 // fromElsewhere calls with good credentials from an address that is not on the
