@@ -212,10 +212,6 @@ func (s *Service) load(ctx context.Context) (*loaded, error) {
 		}
 		return nil, err
 	}
-	if l.epochs != nil && len(found.plain) > 0 {
-		l.apps.Wipe()
-		return s.load(ctx) // they were changed, and the history of it purged
-	}
 	l.nonces = nonce.New(s.cfg.Store, hsm.NewID().String(), s.cfg.Now)
 	used, err := l.nonces.Load(ctx)
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 func newApprove(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "approve", Short: "What others have asked for and you may approve: list, show, grant, refuse",
-		Long: `What others have asked for and another person must approve: destruction and export of
-keys, addresses and grants of apps, retention, new people. grant shows exactly what will
-happen and asks for a yes; it then happens at once, and once.`,
+		Long: `What others have asked for and another person must approve: destruction of keys,
+retention, the release of legal holds, what lets apps do more, new people, resets. grant
+shows exactly what will happen and asks for a yes; it then happens at once, and once.`,
 	}
 	cmd.AddCommand(newApproveList(o), newApproveShow(o), newApproveGrant(o), newApproveRefuse(o))
 	return cmd
