@@ -45,6 +45,8 @@ func (k *Key) exportable(number uint32) (*Version, error) {
 		return nil, gone(k.Index, number)
 	case v == nil:
 		return nil, fault.New(fault.NotFound, "key %d has no version %d; trikey key show %d lists them", k.Index, number, k.Index)
+	case k.isLocked():
+		return nil, errSealed
 	case !k.Exportable():
 		return nil, hsm.NotExportable(k.Index)
 	case k.Algorithm == alg.ECDSAP256 || k.Algorithm == alg.SM2:

@@ -80,7 +80,7 @@ func TestExport(t *testing.T) {
 	refused(export("8", "--yes-export", from.kcv("8", 1)), 4, "was not made exportable")
 	small := from.path("small.pem")
 	writeRSA(t, small, 2048)
-	refused(from.run("key", "export", "7", "--to-key", small, "--out", blob, "--yes-export", kcv), 1, "2048 bits; it must have 3072")
+	refused(from.run("key", "export", "7", "--to-key", small, "--out", blob, "--yes-export", kcv), 2, "2048 bits; it must have 3072")
 	var out struct{ Receiver, KCV string }
 	r := export("7", "--version", "2", "--yes-export", kcv, "-o", "json")
 	if r.code != 0 {
@@ -134,7 +134,7 @@ func TestExportApproval(t *testing.T) {
 	}
 	small := o.path("small.pem")
 	writeRSA(t, small, 2048)
-	if r := ann.do("", "key", "export", "9", "--to-key", small, "--out", blob); r.code != 1 || !strings.Contains(r.err, "2048 bits") {
+	if r := ann.do("", "key", "export", "9", "--to-key", small, "--out", blob); r.code != 2 || !strings.Contains(r.err, "2048 bits") {
 		t.Errorf("a small receiver waits for approval: %+v", r)
 	}
 	a := ann.ask(args...)
