@@ -187,6 +187,7 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	c := custody.Config{
 		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
 		Warm: cfg.Machine.Start == config.StartWarm, Apart: n.apart, Remote: cfg.Machine.Custodians.Listen != "",
+		Join: cfg.Machine.Join == config.JoinApprove, Now: failpoint.Now,
 	}
 	if n.service != nil {
 		c.Service = n.service
