@@ -45,6 +45,7 @@ type Keys struct {
 	counter     uint64
 	generations []uint32 // of the roots that the file is sealed under
 	tree        *tree
+	closed      bool
 }
 
 // Create makes the destruction keys of a new key store, and the file in dir.
@@ -126,7 +127,7 @@ func (k *Keys) Counter() uint64 {
 func (k *Keys) Gone(l Leaf) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return k.tree.above(l.path()) < 0
+	return !k.closed && k.tree.above(l.path()) < 0
 }
 
 // Locked is a wrapped key sealed once more under its destruction key: length 2 | AES key
@@ -168,6 +169,9 @@ type Item struct {
 func (k *Keys) Lock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if k.closed {
+		return errClosed
+	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
 			it := &items[i]
@@ -190,6 +194,9 @@ func (k *Keys) Lock(items []Item) error {
 func (k *Keys) Unlock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if k.closed {
+		return errClosed
+	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
 			it := &items[i]
@@ -221,6 +228,9 @@ func altered(l Leaf) error {
 func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.closed {
+		return errClosed
+	}
 	next, changed, err := k.tree.without(leaves)
 	if err != nil {
 		return err
@@ -237,6 +247,9 @@ func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error
 func (k *Keys) SealUnder(ctx context.Context, generations ...uint32) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.closed {
+		return errClosed
+	}
 	if slices.Equal(generations, k.generations) {
 		return nil
 	}
@@ -293,8 +306,11 @@ func (k *Keys) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tree.wipe()
-	k.tree = &tree{}
+	k.tree, k.closed = &tree{}, true
 }
+
+// errClosed keeps keys that were wiped from being taken for keys that are destroyed.
+var errClosed = fault.New(fault.Sealed, "the destruction keys are closed: the machine is sealed")
 
 func (t *tree) wipe() {
 	if t.seeds != nil {
