@@ -554,3 +554,25 @@ func TestJoinTerminal(t *testing.T) {
 	x.shows("is not the beginning")
 	x.ends(6)
 }
+
+// TestJoinWarm: a machine that starts warm keeps what it was given, as its chip encrypts it;
+// one that does not keeps nothing.
+func TestJoinWarm(t *testing.T) {
+	t.Parallel()
+	j := newJoinSite(t)
+	j.fresh.kill()
+	j.fresh.start("TRIKEY_MACHINE_START=warm")
+	if r := j.join(j.grant(j.request())); r.code != 0 {
+		t.Fatal(r)
+	}
+	j.fresh.kill()
+	j.fresh.start("TRIKEY_MACHINE_START=warm")
+	if s := j.fresh.state(); s != "open 3/3" {
+		t.Errorf("a warm start: %s", s)
+	}
+	j.fresh.kill()
+	j.fresh.start()
+	if s := j.fresh.state(); s != "sealed 0/3" {
+		t.Errorf("a start with cards: %s", s)
+	}
+}
