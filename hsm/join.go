@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"slices"
 	"strings"
 	"time"
 
@@ -146,9 +145,11 @@ func (g JoinGrant) Check(peer string) error {
 	return g.Signature.Check(JoinGrantContext, message, strings.ToLower(peer))
 }
 
-// Same reports whether two requests are one.
+// Same reports whether two requests, which are both checked, are one.
 func (r JoinRequest) Same(o JoinRequest) bool {
-	return r.ID == o.ID && slices.Equal(r.TransportKey, o.TransportKey) && bytes.Equal(r.PublicKey, o.PublicKey) && r.Expires.Equal(o.Expires)
+	message, err := r.Message()
+	other, otherErr := o.Message()
+	return err == nil && otherErr == nil && bytes.Equal(message, other) && bytes.Equal(r.PublicKey, o.PublicKey)
 }
 
 // Courier is the part of a Chip that sends keys from one chip to another.
