@@ -29,6 +29,7 @@ type part struct {
 // members of etcd, each on a host of its own.
 type cluster struct {
 	t        *testing.T
+	lab      *netlab.Lab
 	nodes    []*site
 	machines []*site
 	etcd     etcdtest.Cluster
@@ -46,7 +47,7 @@ func newCluster(t *testing.T) *cluster {
 			hosts[kind], addresses = append(hosts[kind], h), append(addresses, h.Addr)
 		}
 	}
-	c := &cluster{t: t, files: etcdtest.NewFiles(t, addresses...)}
+	c := &cluster{t: t, lab: lab, files: etcdtest.NewFiles(t, addresses...)}
 	c.etcd = etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Current(t), Members: 3, TLS: c.files, Hosts: hosts["etcd"]})
 	for i, m := range c.etcd {
 		c.parts = append(c.parts, &part{
