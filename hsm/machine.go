@@ -60,6 +60,9 @@ type Engine interface {
 	// DropNext forgets the next root. Without one it does nothing.
 	DropNext(ctx context.Context) error
 
+	// SealedRoot returns the root of an open machine as the chip encrypts it (Chip.Open).
+	SealedRoot(ctx context.Context) ([]byte, error)
+
 	// Seal forgets everything that Open made. Calls under way finish or fail with
 	// fault.Sealed.
 	Seal(ctx context.Context) error
