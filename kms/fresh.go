@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/record"
@@ -14,7 +15,8 @@ import (
 // made finds it made at every node.
 
 // ReadKey returns a key as the store has it, and true; or, where the store is out of reach,
-// as this node knows it, and false.
+// as this node knows it, and false. One that this node does not know then is no key that
+// there is not: that is fault.Unavailable.
 func (s *Service) ReadKey(ctx context.Context, ref string) (k *Key, fresh bool, err error) {
 	l, err := s.serving()
 	if err != nil {
@@ -30,7 +32,16 @@ func (s *Service) ReadKey(ctx context.Context, ref string) (k *Key, fresh bool, 
 		fresh = true
 	}
 	k, err = s.FindKey(ref)
+	if err != nil && !fresh {
+		err = s.unknown(err)
+	}
 	return k, fresh, err
+}
+
+// unknown is what is said of something that is not in memory while the store is out of
+// reach: somebody else may have made it.
+func (s *Service) unknown(err error) error {
+	return fault.New(fault.Unavailable, "%v; but the key store is out of reach, and it may be there: try again when the store answers", err)
 }
 
 func (s *Service) readKey(ctx context.Context, l *loaded, ref string) (err error) {
@@ -71,6 +82,9 @@ func (s *Service) ReadApp(ctx context.Context, name string) (app *auth.App, fres
 	}
 	fresh = !errors.Is(err, keystore.ErrUnavailable)
 	app, err = l.apps.Find(name)
+	if err != nil && !fresh {
+		err = s.unknown(err)
+	}
 	return app, fresh, err
 }
 

@@ -74,4 +74,11 @@ func checkAway(t *testing.T, service *kms.Service) {
 	if app, fresh, err := service.ReadApp(t.Context(), "im"); err != nil || fresh || app.Name != "im" {
 		t.Errorf("the app, while the store is away: %+v %t %v", app, fresh, err)
 	}
+	_, _, errKey := service.ReadKey(t.Context(), "999")
+	_, _, errApp := service.ReadApp(t.Context(), "other")
+	for _, err := range []error{errKey, errApp} {
+		if !errors.Is(err, fault.Unavailable) {
+			t.Errorf("what another node may have made meanwhile: %v", err)
+		}
+	}
 }

@@ -209,21 +209,41 @@ func (x *keyIndex) heat(k *Key) *Key {
 	return k
 }
 
-// unpack decodes a record that was decoded before, when it was taken in, and has its keys
-// unlocked. They stay locked where that is too late, because the machine is being sealed.
-func (x *keyIndex) unpack(content []byte, revision int64) *Key {
+// decode decodes a record that was decoded before, when it was taken in.
+func decode(content []byte, revision int64) *Key {
 	k := &Key{revision: revision}
 	if err := (record.Record{Content: content}).Decode(k); err != nil {
 		panic(fmt.Sprintf("kms: the index of keys is damaged: %v", err))
 	}
-	if err := x.unlock(k); err != nil {
-		slog.Warn("a key was not unlocked", "index", k.Index, "error", err)
+	return k
+}
+
+// open has keys unlocked. They stay locked where that is too late, because the machine is
+// being sealed.
+func (x *keyIndex) open(keys ...*Key) {
+	if err := x.unlock(keys...); err != nil {
+		slog.Warn("keys were not unlocked", "keys", len(keys), "error", err)
 	}
+}
+
+// unpack is decode, of a key that is unlocked.
+func (x *keyIndex) unpack(content []byte, revision int64) *Key {
+	k := decode(content, revision)
+	x.open(k)
 	return k
 }
 
 // peek returns the key of an index without keeping it decoded, nil when there is none.
 func (x *keyIndex) peek(index uint32) *Key {
+	k := x.locked(index)
+	if k != nil {
+		x.open(k)
+	}
+	return k
+}
+
+// locked is peek, of a key that may still be locked.
+func (x *keyIndex) locked(index uint32) *Key {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if k := x.hot[index]; k != nil {
@@ -233,7 +253,7 @@ func (x *keyIndex) peek(index uint32) *Key {
 	if !known {
 		return nil
 	}
-	k := x.unpack(x.packed.get(at.ref), at.revision)
+	k := decode(x.packed.get(at.ref), at.revision)
 	k.use = x.used[index]
 	return k
 }
@@ -289,16 +309,24 @@ func (x *keyIndex) indexes(from uint32) []uint32 {
 	return all
 }
 
-// keysOf returns the keys of indexes that are still there.
+// keysOf returns the keys of indexes that are still there. They are unlocked together: they
+// share most of the way to their destruction keys.
 func (x *keyIndex) keysOf(indexes []uint32) []*Key {
 	all := make([]*Key, 0, len(indexes))
-	for _, index := range indexes {
-		if k := x.peek(index); k != nil {
-			all = append(all, k)
+	for batch := range slices.Chunk(indexes, unlockBatch) {
+		start := len(all)
+		for _, index := range batch {
+			if k := x.locked(index); k != nil {
+				all = append(all, k)
+			}
 		}
+		x.open(all[start:]...)
 	}
 	return all
 }
+
+// unlockBatch is how many keys are unlocked together.
+const unlockBatch = 500
 
 // toPublish returns the keys that are in the key set, in order of index.
 func (x *keyIndex) toPublish() []*Key {

@@ -147,35 +147,3 @@ func runApart(ctx context.Context, s settings) (err error) {
 	}}
 	return c.run(ctx, s)
 }
-
-// runChecks measures what the record of operations and the limits cost: services that
-// differ in nothing else. Who calls, from where, and with which grant is always checked.
-func runChecks(ctx context.Context, s settings) (err error) {
-	const limits = "items=1e9/s"
-	c := comparison{title: "What the audit log and limits cost", kind: "checks", cases: []string{
-		"encrypt/1", "encrypt/16", "encrypt/64", "decrypt/16", "encrypt, batch of 100/16", "gRPC unary encrypt/1", "SDK stream, encrypt/1",
-		"SDK stream, encrypt/64", "SDK stream, encrypt/1024",
-	}}
-	defer func() {
-		for _, b := range c.beds {
-			err = errors.Join(err, b.close())
-		}
-	}()
-	for _, kind := range []struct {
-		name string
-		env  []string
-	}{
-		{"audit off", []string{"TRIKEY_AUDIT_DATA=off"}},
-		{"audit async", []string{"TRIKEY_AUDIT_DATA=async"}},
-		{"audit sync (default)", nil},
-		{"audit sync, limits", []string{"TRIKEY_LIMITS_APP=" + limits, "TRIKEY_LIMITS_ADDRESS=" + limits, "TRIKEY_LIMITS_KEY=" + limits}},
-	} {
-		b, err := newBed(ctx, s.trikey, kind.env...)
-		if err != nil {
-			return errors.Join(err, b.close())
-		}
-		b.name = kind.name
-		c.beds = append(c.beds, b)
-	}
-	return c.run(ctx, s)
-}

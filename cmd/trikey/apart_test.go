@@ -430,11 +430,13 @@ func TestApartRotate(t *testing.T) {
 	first.kill()
 	second.kill()
 	move := func(from, to *site) {
-		raw, err := os.ReadFile(from.path("data", "store.db"))
-		if err != nil {
-			t.Fatal(err)
+		for _, name := range []string{"store.db", "epochs"} {
+			raw, err := os.ReadFile(from.path("data", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			to.write(to.path("data", name), raw)
 		}
-		to.write(to.path("data", "store.db"), raw)
 	}
 	move(a.site, first)
 	first.verb = nil
@@ -474,4 +476,36 @@ func TestApartRotate(t *testing.T) {
 	}
 	within(t, "both machines serve", func() bool { return a.up() == 2 })
 	a.ok("audit", "verify")
+}
+
+// TestApartBackup: a service whose machines run apart backs up, and is restored on another
+// host through the machines; a host with a machine of its own is told what it lacks.
+func TestApartBackup(t *testing.T) {
+	t.Parallel()
+	a := newApart(t, 2)
+	a.serveAll()
+	sealed := a.encrypt("7", []byte("text"), nil)
+	file, epochs := a.path("backup"), a.path("epochs.copy")
+	a.ok("backup", "create", "--out", file)
+	a.ok("backup", "epochs", "--out", epochs)
+	a.ok("backup", "drill", file, "--epochs", epochs)
+	a.kill()
+	alone := a.machines[0].bare()
+	if r := alone.restore(a.machines[0].cards(), file, "--epochs", epochs); r.code != 6 || !strings.Contains(r.err, "run apart") {
+		t.Errorf("on a host with a machine of its own: %+v", r)
+	}
+	alone.untouched()
+	b := newSite(t)
+	from := a.config()
+	b.configure(func(c *config.Config) { c.Machines, c.Machine, c.Link = from.Machines, from.Machine, from.Link })
+	if err := os.RemoveAll(b.path("data")); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.run("backup", "restore", file, "--epochs", epochs); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	b.use(a.site)
+	b.start()
+	within(t, "the service is ready", func() bool { _, ready := b.ready(); return ready == 200 })
+	b.opens(sealed, "dGV4dA==")
 }

@@ -2,11 +2,13 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,7 +62,7 @@ func (c *cluster) load() *load {
 	l := &load{t: c.t, cancel: cancel}
 	l.history.begun = time.Now()
 	for range addresses { // each prefers another node
-		client, err := sdk.New(sdk.Config{Addresses: addresses, AppKey: first.key, AppSecret: first.secret, CAFile: c.roots, Timeout: time.Second})
+		client, err := sdk.New(sdk.Config{Addresses: addresses, AppKey: first.key, AppSecret: first.secret, CAFile: c.files.CA, Timeout: 2 * time.Second})
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -197,7 +199,7 @@ func (h *history) do(ctx context.Context, client *http.Client, id int, op string
 		if op == "show" || op == "granted" {
 			return // it changes nothing
 		}
-		back = 1 << 62
+		back = never
 	}
 	if !ok {
 		return
@@ -206,6 +208,9 @@ func (h *history) do(ctx context.Context, client *http.Client, id int, op string
 	defer h.mu.Unlock()
 	h.events = append(h.events, porcupine.Operation{ClientId: id, Input: asked{op, index}, Output: out, Call: call, Return: back})
 }
+
+// never is when an operation ended whose end nobody has seen.
+const never = 1 << 62
 
 const admin = "http://admin/admin/v1/"
 
@@ -276,10 +281,25 @@ func (l *load) check() {
 	if len(l.history.events) < 100 {
 		l.t.Errorf("only %d management operations were made", len(l.history.events))
 	}
-	model := linear.ToModel()
-	if result := porcupine.CheckOperationsTimeout(model, l.history.events, time.Minute); result != porcupine.Ok {
-		l.t.Errorf("the history of %d management operations is not linearizable: %s", len(l.history.events), result)
+	for _, part := range linear.Partition(l.history.events) {
+		if result := porcupine.CheckOperationsTimeout(linear.ToModel(), part, time.Minute); result != porcupine.Ok {
+			l.t.Errorf("this history is %s, of %d management operations:\n%s", result, len(part), told(part))
+		}
 	}
+}
+
+// told is a history in words.
+func told(part []porcupine.Operation) string {
+	slices.SortFunc(part, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	for _, o := range part {
+		in, out, back := o.Input.(asked), o.Output.(answered), time.Duration(o.Return).String()
+		if o.Return == never {
+			back = "never"
+		}
+		fmt.Fprintf(&b, "node %d, from %v to %s: %s %d: %+v\n", o.ClientId+1, time.Duration(o.Call), back, in.op, in.index, out)
+	}
+	return b.String()
 }
 
 // linear is what one store would do. The state is that of answered.

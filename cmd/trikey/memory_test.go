@@ -2,11 +2,10 @@ package main_test
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/hsmtest"
 	"github.com/trikey/trikey/internal/memscan"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -107,36 +107,30 @@ func (s *site) secrets() (needles []memscan.Needle) {
 		needle(s.t, "chip PIN", s.pin("chip")))
 }
 
-// businessKey creates a key and opens its wrapped form, as who has the cards can.
+// businessKey has the service take in a key that the test knows.
 func (s *site) businessKey(index string) memscan.Needle {
 	s.t.Helper()
-	var made struct{ Wrapped hsm.WrappedKey }
-	s.ok("key", "create", "--index", index, "--name", "k"+index, "-o", "json").json(s.t, &made)
-	_, aad, nonce, sealed, err := made.Wrapped.Split()
-	if err != nil {
-		s.t.Fatal(err)
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	s.importKey(index, raw)
+	return memscan.Needle{Name: "business key", Value: raw}
+}
+
+// importKey has a service take a key in, wrapped.
+func (s *site) importKey(index string, raw []byte) {
+	s.t.Helper()
+	var begun struct {
+		ID        string `json:"id"`
+		PublicKey string `json:"public_key"`
 	}
-	wrap, err := s.root(s.allCards()...).WrapKey()
-	if err != nil {
-		s.t.Fatal(err)
+	s.ok("key", "import", "begin", "-o", "json").json(s.t, &begun)
+	public, _ := pem.Decode([]byte(begun.PublicKey))
+	if public == nil {
+		s.t.Fatalf("%+v", begun)
 	}
-	n := memscan.Needle{Name: "business key"}
-	err = wrap.Use(func(k []byte) error {
-		block, err := aes.NewCipher(k)
-		if err != nil {
-			return err
-		}
-		gcm, err := cipher.NewGCM(block)
-		if err != nil {
-			return err
-		}
-		n.Value, err = gcm.Open(nil, []byte(nonce), []byte(sealed), []byte(aad))
-		return err
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return n
+	file := filepath.Join(s.t.TempDir(), "blob")
+	s.write(file, hsmtest.Blob(s.t, public.Bytes, raw))
+	s.ok("key", "import", "finish", "--id", begun.ID, "--in", file, "--index", index, "--name", "k"+index)
 }
 
 // load has the service work with a key.

@@ -38,13 +38,13 @@ func TestNonces(t *testing.T) {
 		cfg.Store = config.Store{Kind: config.StoreEtcd, Endpoints: c.Endpoints()}
 		cfg.Audit.Data = "off" // what is tested is not there
 	})
+	a.open()
+	a.ok("key", "create", "--index", "1", "--name", "chat")
+	a.createApp("im", "127.0.0.1/32", "keys=1;ops=encrypt")
 	b, clone := a.join(), a.join()
 	for _, s := range []*site{b, clone} {
 		s.configure(func(cfg *config.Config) { cfg.Audit.Data = "off" })
 	}
-	a.open()
-	a.ok("key", "create", "--index", "1", "--name", "chat")
-	a.createApp("im", "127.0.0.1/32", "keys=1;ops=encrypt")
 	a.kill()
 	sockets, _ := filepath.Glob(a.path("data", "*.sock")) // they are no files to copy
 	for _, remove := range append(sockets, clone.path("data")) {

@@ -11,8 +11,11 @@ import (
 	"testing"
 
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/hsmtest"
+	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/memscan"
 	"github.com/trikey/trikey/internal/secret"
+	"github.com/trikey/trikey/kms/epochs"
 )
 
 // newTokenSite returns a site whose machine has the token engine.
@@ -33,18 +36,39 @@ func newTokenSite(t *testing.T) *site {
 	return s
 }
 
-// wrapped creates a key and returns it as the key store has it.
-func (s *site) wrapped(index, name string) (key hsm.WrappedKey) {
+// wrapped creates a key and returns it as the key store has it: locked.
+func (s *site) wrapped(index, name string) (locked epochs.Locked) {
 	s.t.Helper()
 	var made struct{ KCV, Wrapped string }
 	s.ok("key", "create", "--index", index, "--name", name, "-o", "json").json(s.t, &made)
 	if !strings.HasPrefix(made.KCV, "cmac-aes-direct:") {
 		s.t.Errorf("key check value %s", made.KCV)
 	}
-	if err := key.UnmarshalText([]byte(made.Wrapped)); err != nil {
+	if err := locked.UnmarshalText([]byte(made.Wrapped)); err != nil {
 		s.t.Fatal(err)
 	}
-	return key
+	return locked
+}
+
+// unlocked opens a locked key with the site's destruction keys, as another machine with
+// the same root can.
+func (s *site) unlocked(index uint32, locked epochs.Locked) hsm.WrappedKey {
+	s.t.Helper()
+	machine := soft.New(soft.Config{Chip: hsmtest.NewChip(s.t)})
+	if err := machine.Open(s.t.Context(), s.root("1", "2", "3")); err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = machine.Close() }()
+	keys, err := epochs.Open(s.t.Context(), machine, s.path("data"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer keys.Close()
+	items := []epochs.Item{{Leaf: epochs.Leaf{Index: index, Version: 1}, Locked: locked}}
+	if err := keys.Unlock(items); err != nil || items[0].Wrapped == "" {
+		s.t.Fatalf("unlock: %v", err)
+	}
+	return items[0].Wrapped
 }
 
 // TestTokenEngine is the main job of a site whose token does the work.
@@ -107,7 +131,7 @@ func TestTokenMemory(t *testing.T) {
 	s := newTokenSite(t)
 	canary, needles := withCanary(nil)
 	s.open(canary)
-	key := s.wrapped("7", "chat")
+	key := s.unlocked(7, s.wrapped("7", "chat"))
 	s.createApp("im", "127.0.0.1/32", "keys=*;ops="+allOps)
 
 	root := s.root("1", "2", "3")

@@ -123,6 +123,20 @@ func forms(n Needle) []form {
 	return all
 }
 
+// Search looks for needles in bytes that were got elsewhere: files, what went over a line.
+// where names them in the report.
+func Search(where string, b []byte, needles []Needle) Report {
+	var all []form
+	for _, n := range needles {
+		all = append(all, forms(n)...)
+	}
+	report := Report{Scanned: int64(len(b))}
+	newPattern(all).find(b, len(b), func(f form, at int) {
+		report.Hits = append(report.Hits, Hit{Name: f.name, Form: f.form, Address: uint64(at), Region: where})
+	})
+	return report
+}
+
 const window = 4 << 20
 
 // Scan reads all memory of a process that can be read.

@@ -46,12 +46,17 @@ func New(dir string) (*Authority, error) {
 	return a, err
 }
 
-// Issue makes a certificate for 127.0.0.1, localhost and a name, for servers and clients.
-func (a *Authority) Issue(name string) (certFile, keyFile string, err error) {
+// Issue makes a certificate for 127.0.0.1, localhost, a name and other addresses, for
+// servers and clients.
+func (a *Authority) Issue(name string, addresses ...string) (certFile, keyFile string, err error) {
+	ips := []net.IP{net.IPv4(127, 0, 0, 1)}
+	for _, address := range addresses {
+		ips = append(ips, net.ParseIP(address))
+	}
 	return a.issue(name, &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:    []string{name, "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames:    []string{name, "localhost"}, IPAddresses: ips,
 	})
 }
 

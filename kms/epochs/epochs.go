@@ -45,6 +45,7 @@ type Keys struct {
 	counter     uint64
 	generations []uint32 // of the roots that the file is sealed under
 	tree        *tree
+	closed      bool
 }
 
 // Create makes the destruction keys of a new key store, and the file in dir.
@@ -122,11 +123,12 @@ func (k *Keys) Counter() uint64 {
 	return k.counter
 }
 
-// Gone reports whether the destruction key of a version is erased.
+// Gone reports whether the destruction key of a version is erased, as far as that is known:
+// closed keys know of none.
 func (k *Keys) Gone(l Leaf) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return k.tree.above(l.path()) < 0
+	return !k.closed && k.tree.above(l.path()) < 0
 }
 
 // Locked is a wrapped key sealed once more under its destruction key: length 2 | AES key
@@ -168,6 +170,9 @@ type Item struct {
 func (k *Keys) Lock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if k.closed {
+		return errClosed
+	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
 			it := &items[i]
@@ -190,6 +195,9 @@ func (k *Keys) Lock(items []Item) error {
 func (k *Keys) Unlock(items []Item) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if k.closed {
+		return errClosed
+	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
 			it := &items[i]
@@ -221,6 +229,9 @@ func altered(l Leaf) error {
 func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.closed {
+		return errClosed
+	}
 	next, changed, err := k.tree.without(leaves)
 	if err != nil {
 		return err
@@ -237,6 +248,9 @@ func (k *Keys) Destroy(ctx context.Context, counter uint64, leaves []Leaf) error
 func (k *Keys) SealUnder(ctx context.Context, generations ...uint32) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.closed {
+		return errClosed
+	}
 	if slices.Equal(generations, k.generations) {
 		return nil
 	}
@@ -293,8 +307,12 @@ func (k *Keys) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tree.wipe()
-	k.tree = &tree{}
+	k.tree, k.closed = &tree{}, true
 }
+
+// errClosed keeps keys that were wiped from being taken for keys that are destroyed, and the
+// file from being written without them, by who goes on while the machine is being sealed.
+var errClosed = fault.New(fault.Sealed, "the destruction keys are closed: the machine is sealed, or is being sealed; try again when it is open")
 
 func (t *tree) wipe() {
 	if t.seeds != nil {

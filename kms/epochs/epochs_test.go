@@ -79,6 +79,13 @@ func TestDestroy(t *testing.T) {
 		t.Errorf("a destroyed number is used again: %v", err)
 	}
 	k.Close()
+	// What is closed is not destroyed.
+	if err := k.Unlock(all); !errors.Is(err, fault.Sealed) || k.Gone(leaves[0]) {
+		t.Errorf("closed: %v, gone %v", err, k.Gone(leaves[0]))
+	}
+	if err := k.Destroy(ctx, 1000, leaves); !errors.Is(err, fault.Sealed) {
+		t.Errorf("closed: %v", err)
+	}
 }
 
 // The file stays small where versions are destroyed in their order, however many.

@@ -267,6 +267,9 @@ func (m *Member) Well(wait time.Duration) bool {
 	return err == nil
 }
 
+// Dir is where the member keeps its data.
+func (m *Member) Dir() string { return m.dir }
+
 // Signal sends the member a signal: SIGSTOP makes it hang.
 func (m *Member) Signal(s syscall.Signal) {
 	m.t.Helper()
