@@ -21,6 +21,10 @@ type access struct {
 	person bool // not on the socket
 	stepUp bool // a code must have been given a short time ago
 
+	// everywhere has the socket ask for approval too, as soon as there is a person who could
+	// give it: unless admin.approval is off.
+	everywhere bool
+
 	streams bool // it records itself: what it takes or answers is not kept back for that
 
 	// approve says in words what a request would do that another person must approve, ""
@@ -57,7 +61,7 @@ var accesses = map[string]access{
 	"POST /admin/v1/keys/{key}/compromise":       {roles: admins, stepUp: true},
 	"POST /admin/v1/keys/{key}/release":          {roles: admins, stepUp: true, approve: approveRelease},
 	"POST /admin/v1/keys/{key}/schedule-destroy": {roles: admins, stepUp: true, approve: approveDestroy},
-	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true},
+	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true, approve: approveExport, everywhere: true},
 	"POST /admin/v1/key-ranges":                  {roles: admins},
 	"POST /admin/v1/key-batches":                 {roles: admins},
 	"GET /admin/v1/censuses":                     {roles: everybody},

@@ -70,6 +70,8 @@ type Card interface {
 // Chip is the machine's own token: the key that encrypts the root never leaves
 // it. All methods may be called concurrently.
 type Chip interface {
+	Courier
+
 	// Describe names the chip for Status, with a warning where it is one for tests
 	// only.
 	Describe() string

@@ -18,6 +18,7 @@ import (
 type Console interface {
 	CardCare
 	Windows
+	Joins
 
 	Status(ctx context.Context) (Status, error)
 

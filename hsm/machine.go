@@ -60,6 +60,9 @@ type Engine interface {
 	// DropNext forgets the next root. Without one it does nothing.
 	DropNext(ctx context.Context) error
 
+	// SealedRoot returns the root of an open machine as the chip encrypts it (Chip.Open).
+	SealedRoot(ctx context.Context) ([]byte, error)
+
 	// Seal forgets everything that Open made. Calls under way finish or fail with
 	// fault.Sealed.
 	Seal(ctx context.Context) error
@@ -88,6 +91,9 @@ const (
 	// Forget has the machine forget whatever it keeps of Key, because the key is
 	// destroyed. A machine made of several has all of them do it.
 	Forget
+	// Export has Key, which must have been made exportable, wrapped for an RSA public key
+	// (hsm/keyexport): Input the DER of its SubjectPublicKeyInfo, Output the blob.
+	Export
 )
 
 // Limits of Op.Size.

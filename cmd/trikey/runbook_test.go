@@ -40,7 +40,13 @@ func TestRunbooks(t *testing.T) {
 			s.createApp("im", "127.0.0.1/32", "keys=*;ops="+allOps)
 			sealed = s.encrypt("7", []byte("text"), nil)
 			s.kill()
-			s.start()
+			s.start("TRIKEY_MACHINE_JOIN=approve")
+		},
+		"join": func() {
+			fresh := newJoinMachine(t)
+			fresh.forgetRecord()
+			fresh.start()
+			env = append(env, "NEW="+fresh.path("trikey.yaml"), "PRINT="+fresh.fingerprint(), "PEER="+s.fingerprint())
 		},
 		"restore": func() {
 			s.kill()

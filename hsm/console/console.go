@@ -90,6 +90,7 @@ func Handler(c hsm.Console) (http.Handler, error) {
 	handle(mux, "POST /v1/inspect", withPIN(h, c.Inspect))
 	h.handleCare(mux)
 	h.handleWindows(mux)
+	h.handleJoins(mux)
 	handle(mux, "POST /v1/deal", withPIN(h, c.Deal))
 	handle(mux, "POST /v1/verify", withPIN(h, c.Verify))
 	return mux, nil

@@ -45,6 +45,10 @@ type Config struct {
 	// Remote says that submissions can arrive: there is a listener for them.
 	Remote bool
 
+	// Join says that the machine may give its root to another, or take one from a peer,
+	// when custodians approve.
+	Join bool
+
 	// Patience is how long cards or a ceremony may wait for the next step before
 	// they are forgotten; 30 minutes when zero.
 	Patience time.Duration
@@ -82,7 +86,11 @@ type Desk struct {
 	given    []given     // cards of the unsealing under way
 	ceremony *ceremony   // under way
 	window   *window     // that is open
-	patience *time.Timer // forgets all three
+	joining  *joining    // of another machine, that is being approved here
+	patience *time.Timer // forgets all four
+
+	awaited *awaited // the request to join that this machine has made; nil: none
+	joined  hsm.ID   // that which it was last opened with
 
 	destroying *destroying // a committed destruction that is not over; nil: none
 
@@ -239,7 +247,7 @@ func (d *Desk) forget() {
 	for _, g := range d.given {
 		g.share.Value.Wipe()
 	}
-	d.given = nil
+	d.given, d.joining = nil, nil
 	d.closeWindow("the cards given were forgotten")
 	if d.ceremony != nil {
 		d.ceremony.wipe()
@@ -261,6 +269,7 @@ func (d *Desk) Seal(ctx context.Context) error {
 	}
 	d.closeWindow("the machine was sealed")
 	d.forget()
+	d.dropAwaited()
 	return errors.Join(d.dropWarm(), d.seal(ctx))
 }
 
@@ -276,5 +285,6 @@ func (d *Desk) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.forget()
+	d.dropAwaited()
 	return nil
 }

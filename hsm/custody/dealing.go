@@ -229,6 +229,7 @@ func (d *Desk) Abort(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.forget()
+	d.dropAwaited()
 	if d.ceremony == nil {
 		return nil
 	}

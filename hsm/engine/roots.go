@@ -19,6 +19,8 @@ type Session interface {
 	comparable
 	// Manifest is that of the root.
 	Manifest() *hsm.Manifest
+	// SealedRoot is the root key, as the chip encrypts it.
+	SealedRoot() []byte
 	// Close forgets everything. No call is under way.
 	Close() error
 }
@@ -147,6 +149,12 @@ func (r *Roots[S]) Status(context.Context) (hsm.Status, error) {
 		status.Have = status.Need
 	}
 	return status, nil
+}
+
+// SealedRoot is that of hsm.Engine.
+func (r *Roots[S]) SealedRoot(ctx context.Context) (sealed []byte, err error) {
+	err = r.Serve(ctx, func() error { sealed = r.open.SealedRoot(); return nil })
+	return sealed, err
 }
 
 // Serve runs f while the engine is open, and keeps it open until f returns.

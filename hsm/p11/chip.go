@@ -73,7 +73,7 @@ func ProvisionChip(cfg ChipConfig) (err error) {
 		if _, err := p.GenerateKey(c.owner.handle, mechanism(pkcs11.CKM_AES_KEY_GEN, nil), storageTemplate()); err != nil {
 			return err
 		}
-		public, private := loadingTemplates()
+		public, private := loadingTemplates(true, loadingLabel)
 		_, _, err := p.GenerateKeyPair(c.owner.handle, mechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil), public, private)
 		return err
 	})
@@ -132,16 +132,21 @@ func (c *Chip) findKeys() error {
 	if err != nil {
 		return err
 	}
+	c.public, err = c.publicKey(public)
+	return err
+}
+
+// publicKey reads the public half of an RSA pair.
+func (c *Chip) publicKey(public pkcs11.ObjectHandle) (*rsa.PublicKey, error) {
 	modulus, err := c.owner.attribute(public, pkcs11.CKA_MODULUS)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	exponent, err := c.owner.attribute(public, pkcs11.CKA_PUBLIC_EXPONENT)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.public = &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: int(new(big.Int).SetBytes(exponent).Int64())}
-	return nil
+	return &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: int(new(big.Int).SetBytes(exponent).Int64())}, nil
 }
 
 // Describe names the chip.
@@ -274,11 +279,11 @@ func (c *Chip) Renew(context.Context) error {
 	})
 }
 
-// encryptTo encrypts a key to the chip's public key by RSA-OAEP (RFC 8017).
-func (c *Chip) encryptTo(key *secret.Bytes) (wrapped []byte, err error) {
+// encryptTo encrypts a key to a chip's public key by RSA-OAEP (RFC 8017).
+func encryptTo(public *rsa.PublicKey, key *secret.Bytes) (wrapped []byte, err error) {
 	err = key.Use(func(k []byte) error {
 		return secret.Scrub(func() (err error) {
-			wrapped, err = rsa.EncryptOAEP(sha1.New(), rand.Reader, c.public, k, nil) //nolint:gosec // see the import
+			wrapped, err = rsa.EncryptOAEP(sha1.New(), rand.Reader, public, k, nil) //nolint:gosec // see the import
 			return err
 		})
 	})
@@ -295,14 +300,19 @@ func loadingOAEP() []*pkcs11.Mechanism {
 // Load hands a key to the chip: encrypted to its public key, unwrapped inside it.
 // Nothing but the chip sees the key after that.
 func (c *Chip) Load(_ context.Context, key *secret.Bytes) (hsm.ChipKey, error) {
-	wrapped, err := c.encryptTo(key)
+	wrapped, err := encryptTo(c.public, key)
 	if err != nil {
 		return nil, err
 	}
+	return c.unwrapKey(c.unwrap, wrapped)
+}
+
+// unwrapKey keeps an AES-256 key in the chip that was encrypted to one of its pairs.
+func (c *Chip) unwrapKey(private pkcs11.ObjectHandle, wrapped []byte) (hsm.ChipKey, error) {
 	loaded := &chipKey{chip: c}
 	// In the owner's session: the key lives as long as that does.
-	err = c.owner.call("load a key into the chip", func(p *pkcs11.Ctx) (err error) {
-		loaded.handle, err = p.UnwrapKey(c.owner.handle, loadingOAEP(), c.unwrap, wrapped, sessionTemplate())
+	err := c.owner.call("load a key into the chip", func(p *pkcs11.Ctx) (err error) {
+		loaded.handle, err = p.UnwrapKey(c.owner.handle, loadingOAEP(), private, wrapped, sessionTemplate())
 		return err
 	})
 	if err != nil {
@@ -391,10 +401,10 @@ func storageTemplate() []*pkcs11.Attribute {
 // that it unwraps.
 func sessionTemplate() []*pkcs11.Attribute { return secretTemplate(false) }
 
-func loadingTemplates() (public, private []*pkcs11.Attribute) {
+func loadingTemplates(onToken bool, label string) (public, private []*pkcs11.Attribute) {
 	public = []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, loadingLabel),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, onToken),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
 		pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 3072),
 		pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
 		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
@@ -402,9 +412,9 @@ func loadingTemplates() (public, private []*pkcs11.Attribute) {
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
 	}
 	private = []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, onToken),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, loadingLabel),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false),

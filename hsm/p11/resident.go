@@ -99,7 +99,7 @@ func (s *session) destroy(o pkcs11.ObjectHandle) error {
 
 // LoadWrapper hands the chip a wrapping key, as Load does.
 func (c *Chip) LoadWrapper(_ context.Context, key *secret.Bytes) (hsm.Wrapper, error) {
-	sealed, err := c.encryptTo(key)
+	sealed, err := encryptTo(c.public, key)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,9 @@ func load(ctx context.Context, token hsm.Token, root hsm.Root) (hsm.Wrapper, err
 // Manifest is that of the root.
 func (s *session) Manifest() *hsm.Manifest { return &s.root }
 
+// SealedRoot is the root key, as the chip encrypts it.
+func (s *session) SealedRoot() []byte { return s.sealedRoot }
+
 // Close forgets everything. No call is under way: the engine's lock is held.
 func (s *session) Close() error {
 	s.businesses.Purge()

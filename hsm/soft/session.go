@@ -90,6 +90,9 @@ func newSession(ctx context.Context, cfg Config, root hsm.Root) (*session, error
 // Manifest is that of the root.
 func (s *session) Manifest() *hsm.Manifest { return &s.root }
 
+// SealedRoot is the root key, as the chip encrypts it.
+func (s *session) SealedRoot() []byte { return s.sealedRoot }
+
 // Close wipes everything. No call is under way: the engine's lock is held.
 func (s *session) Close() error {
 	s.businesses.Purge()

@@ -54,6 +54,7 @@ const (
 	NoCeremony         Code = "no_ceremony"
 	NoWindow           Code = "no_submission_window"
 	FingerprintWrong   Code = "fingerprint_mismatch"
+	JoinExpired        Code = "join_expired"
 	CardAbsent         Code = "card_absent"
 	CardEmpty          Code = "card_empty"
 	CardInUse          Code = "card_in_use"
@@ -150,6 +151,7 @@ var kinds = map[Code]kind{
 	NoCeremony:         {"No such ceremony is under way", http.StatusConflict, ExitFailed, false},
 	NoWindow:           {"No such submission window is open", http.StatusConflict, ExitUnavailable, false},
 	FingerprintWrong:   {"The fingerprint is not the machine's", http.StatusConflict, ExitUnverified, false},
+	JoinExpired:        {"The request to join has expired", http.StatusConflict, ExitRefused, false},
 	CardAbsent:         {"The card is not in a reader", http.StatusNotFound, ExitNotFound, false},
 	CardEmpty:          {"The card holds no Trikey share", http.StatusUnprocessableEntity, ExitUnverified, false},
 	CardInUse:          {"The card holds a share already", http.StatusConflict, ExitRefused, false},

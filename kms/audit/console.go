@@ -69,7 +69,7 @@ func ending(out any) map[string]string {
 			"split": out.SplitID.String(), "people": strings.Join(out.People, ", "),
 		}
 	}
-	return nil
+	return endingJoin(out)
 }
 
 func ofCard(id hsm.CardID) map[string]string {

@@ -92,7 +92,7 @@ func tellApproval(w io.Writer, a v1.Approval) {
 }
 
 func newApproveGrant(o *options) *cobra.Command {
-	var digest string
+	var digest, out string
 	cmd := &cobra.Command{
 		Use: "grant ID", Short: "Have it happen, now", Args: cobra.ExactArgs(1),
 		Long: `Have it happen, now. At a terminal it is shown, and happens after a yes. Where there is no
@@ -107,13 +107,24 @@ terminal, --digest says what was seen (trikey approve show).`,
 					return err
 				}
 			}
+			if out != "" {
+				if err := vacant(out); err != nil {
+					return err
+				}
+			}
 			if err := o.admin(cmd.Context(), http.MethodPost, "approvals/"+url.PathEscape(a.ID)+"/grant", v1.Grant{Digest: digest}, &a); err != nil {
 				return err
+			}
+			if out != "" && a.State == "done" {
+				if err := saveGranted(out, a); err != nil {
+					return err
+				}
 			}
 			return o.printGranted(cmd, a)
 		},
 	}
 	cmd.Flags().StringVar(&digest, "digest", "", "of what you approve, where there is no terminal to show it on")
+	cmd.Flags().StringVar(&out, "out", "", "of the export of a key: file for the wrapped key; without it the answer has it in base64")
 	return cmd
 }
 

@@ -20,7 +20,7 @@ import (
 func newMachineCmd(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "machine", Short: "The crypto machine: its state, its cards, its ceremonies"}
 	cmd.AddCommand(newMachineUnseal(o), newMachineSeal(o), newMachineStatus(o), newMachineAbort(o), newCheckReport(o), newPrepareChip(o),
-		newMachineServe(o), newExportRecord(o), newAdopt(o))
+		newMachineServe(o), newExportRecord(o), newAdopt(o), newJoinRequest(o), newJoinApprove(o), newJoin(o))
 	dealing := func(cmd *cobra.Command, plan *hsm.Plan) {
 		cmd.Flags().IntVar(&plan.Shares, "shares", plan.Shares, "cards to deal (default: as many as now; 5 is recommended)")
 		cmd.Flags().IntVar(&plan.Threshold, "threshold", plan.Threshold, "cards that open the machine (default: as many as now)")

@@ -23,6 +23,7 @@ import (
 	"github.com/trikey/trikey/hsm/soft"
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/secret"
 	"github.com/trikey/trikey/keystore"
 	"github.com/trikey/trikey/keystore/bolt"
 	"github.com/trikey/trikey/keystore/etcd"
@@ -102,8 +103,13 @@ func (n *node) takeDir(cfg *config.Config) (err error) {
 	return err
 }
 
-// withChip calls f with the chip of a configuration, and its PIN.
+// withChip calls f with the chip of a configuration, and its PIN, on a stack that is burnt
+// afterwards: a scan found the PIN on the caller's.
 func withChip(cfg *config.Config, f func(p11.ChipConfig) error) error {
+	return secret.Scrub(func() error { return giveChip(cfg, f) })
+}
+
+func giveChip(cfg *config.Config, f func(p11.ChipConfig) error) error {
 	pin, err := readSecretFile(cfg.Machine.Chip.PINFile)
 	if err != nil {
 		return fault.Wrap(fault.CodeOf(err), err, "the PIN of the machine's chip (machine.chip.pin_file)")
@@ -187,6 +193,7 @@ func (n *node) custody(cfg *config.Config) (custody.Config, error) {
 	c := custody.Config{
 		Dir: cfg.Data, Region: cfg.Region, Reader: p11.NewReader(p11.ReaderConfig{Modules: modules, Tries: tries}), Engine: n.engine, Chip: n.chip,
 		Warm: cfg.Machine.Start == config.StartWarm, Apart: n.apart, Remote: cfg.Machine.Custodians.Listen != "",
+		Join: cfg.Machine.Join == config.JoinApprove, Now: failpoint.Now,
 	}
 	if n.service != nil {
 		c.Service = n.service

@@ -87,6 +87,7 @@ type Machine struct {
 	Chip   Chip     `yaml:"chip"`
 	Cards  []Module `yaml:"cards"` // the PKCS#11 modules of the card readers
 	Start  string   `yaml:"start"` // StartCards, the default, or StartWarm
+	Join   string   `yaml:"join"`  // JoinOff, the default, or JoinApprove: the root to or from another machine without its cards
 	Keys   int      `yaml:"keys"`  // business keys kept unwrapped, in locked memory or in the token
 
 	Custodians Custodians `yaml:"custodians"`
@@ -111,6 +112,12 @@ const (
 const (
 	StartCards = "cards" // sealed; nothing on disk opens it
 	StartWarm  = "warm"  // open, with the root on disk as the chip encrypts it
+)
+
+// Whether the machine gives its root key to another, or takes one from a peer.
+const (
+	JoinOff     = "off"     // never: each machine is opened by cards
+	JoinApprove = "approve" // when two custodians approve, each with a card
 )
 
 // Module is a PKCS#11 library, and how shares are kept on its cards.
@@ -152,7 +159,7 @@ func (c *Config) MachineSocket() string { return filepath.Join(c.Data, "machine.
 func Default() *Config {
 	return &Config{
 		Data: "data", API: API{Listen: "127.0.0.1:7443"}, GRPC: GRPC{Listen: "127.0.0.1:7444"}, Admin: defaultAdmin(), Ops: Ops{Listen: "127.0.0.1:7447"},
-		Machine: Machine{Engine: EngineHost, Start: StartCards, Keys: 16384},
+		Machine: Machine{Engine: EngineHost, Start: StartCards, Join: JoinOff, Keys: 16384},
 		Store:   Store{Kind: StoreBolt}, Audit: Audit{Data: "sync", OnFailure: "closed"},
 		Alerts: Alerts{Failures: 30, Rate: 10},
 	}
@@ -186,6 +193,9 @@ func Load(path string, flags map[string]string) (*Config, error) {
 	}
 	if c.Machine.Start != StartCards && c.Machine.Start != StartWarm {
 		return nil, fault.New(fault.BadConfig, "machine.start: %q is neither %s nor %s", c.Machine.Start, StartCards, StartWarm)
+	}
+	if j := c.Machine.Join; j != JoinOff && j != JoinApprove {
+		return nil, fault.New(fault.BadConfig, "machine.join: %q is neither %s nor %s", j, JoinOff, JoinApprove)
 	}
 	if err := errors.Join(c.Store.check(), c.Audit.check(), c.Alerts.check(), c.checkMachines()); err != nil {
 		return nil, err
