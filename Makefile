@@ -56,6 +56,7 @@ fuzz: deps ## run every fuzz target for FUZZTIME
 bench: build test-deps ## benchmarks beside the code, then the service from outside
 	$(GO) test -run '^$$' -bench . -benchmem ./hsm/alg ./hsm/p11 ./hsm/soft ./internal/envelope ./internal/httpsig ./keystore/bolt ./kms/nonce ./api ./hsm/remote
 	$(GO) run ./cmd/trikey-bench
+	$(GO) run ./cmd/trikey-bench -checks
 	$(GO) run ./cmd/trikey-bench -apart
 
 proto: ## write the Go code of every .proto file anew; it is committed (needs protobuf-compiler)

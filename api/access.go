@@ -21,6 +21,10 @@ type access struct {
 	person bool // not on the socket
 	stepUp bool // a code must have been given a short time ago
 
+	// everywhere has the socket ask for approval too, as soon as there is a person who could
+	// give it: unless admin.approval is off.
+	everywhere bool
+
 	streams bool // it records itself: what it takes or answers is not kept back for that
 
 	// approve says in words what a request would do that another person must approve, ""
@@ -57,7 +61,7 @@ var accesses = map[string]access{
 	"POST /admin/v1/keys/{key}/compromise":       {roles: admins, stepUp: true},
 	"POST /admin/v1/keys/{key}/release":          {roles: admins, stepUp: true, approve: approveRelease},
 	"POST /admin/v1/keys/{key}/schedule-destroy": {roles: admins, stepUp: true, approve: approveDestroy},
-	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true},
+	"POST /admin/v1/keys/{key}/export":           {roles: admins, stepUp: true, approve: approveExport, everywhere: true},
 	"POST /admin/v1/key-ranges":                  {roles: admins},
 	"POST /admin/v1/key-batches":                 {roles: admins},
 	"GET /admin/v1/censuses":                     {roles: everybody},
@@ -151,21 +155,41 @@ func approveRelease(a admin, r *http.Request, _ []byte) (string, error) {
 	return fmt.Sprintf("release the legal hold of key %d %q; versions whose time is over are destroyed then", k.Index, k.Name), nil
 }
 
-// approveKeySettings asks for retention, which destroys: nothing else does of a key's
-// settings.
+// approveKeySettings asks for retention, which destroys, and for what has a key serve more
+// than it does: other apps than its owner, or contexts that it refuses.
 func approveKeySettings(a admin, r *http.Request, body []byte) (string, error) {
 	var in v1.KeySettings
 	if err := jsonhttp.Unmarshal(body, &in); err != nil {
 		return "", err
 	}
-	if in.Retain == nil || *in.Retain == "" || *in.Retain == "0" {
-		return "", nil
-	}
 	k, err := a.find(r)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("destroy each version of key %d %q %s after it was replaced, those of before too", k.Index, k.Name, *in.Retain), nil
+	var now kms.Settings
+	if k.Settings != nil {
+		now = *k.Settings
+	}
+	next := now
+	if err := changeSettings(&next, in); err != nil {
+		return "", err
+	}
+	var what []string
+	if in.Retain != nil && next.Retain != 0 {
+		what = append(what, fmt.Sprintf("destroy each version of key %d %q %s after it was replaced, those of before too", k.Index, k.Name, *in.Retain))
+	}
+	if now.Owner != "" && next.Owner != now.Owner {
+		to := "any app that is granted it"
+		if next.Owner != "" {
+			to = fmt.Sprintf("the app %q", next.Owner)
+		}
+		what = append(what, fmt.Sprintf("let %s use key %d %q, which is the app %q's alone", to, k.Index, k.Name, now.Owner))
+	}
+	if before, after := now.Context.String(), next.Context.String(); before != "" && after != before || now.Context.Strict && !next.Context.Strict {
+		what = append(what, fmt.Sprintf("have key %d %q seal with the context %q (strict: %t), no longer %q (%t)",
+			k.Index, k.Name, after, next.Context.Strict, before, now.Context.Strict))
+	}
+	return strings.Join(what, ", and "), nil
 }
 
 // approveNewApp refuses: the answer to who approves would have the app's secret.

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/trikey/trikey/api/v1"
 	"github.com/trikey/trikey/hsm"
+	"github.com/trikey/trikey/hsm/keyexport"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
 	"github.com/trikey/trikey/kms"
@@ -100,17 +101,13 @@ func (a admin) integrity(r *http.Request, _ jsonhttp.None) (v1.Integrity, error)
 	return v1.Integrity{Records: records}, err
 }
 
-func (a admin) exportKey(r *http.Request, _ jsonhttp.None) (jsonhttp.None, error) {
-	return jsonhttp.None{}, a.service.ExportKey(chi.URLParam(r, "key"))
-}
-
 func (a admin) beginImport(r *http.Request, _ jsonhttp.None) (v1.ImportKey, error) {
 	made, err := a.service.BeginImport(r.Context(), actor(r))
 	if err != nil {
 		return v1.ImportKey{}, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: made.Public})
-	return v1.ImportKey{ID: made.ID.String(), PublicKey: string(text), Expires: made.Expires}, nil
+	return v1.ImportKey{ID: made.ID.String(), PublicKey: string(text), Fingerprint: keyexport.Fingerprint(made.Public), Expires: made.Expires}, nil
 }
 
 func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, error) {
@@ -118,6 +115,7 @@ func (a admin) finishImport(r *http.Request, in v1.FinishImport) (v1.AdminKey, e
 	if err != nil {
 		return v1.AdminKey{}, err
 	}
+	n.Version = in.Version
 	var id hsm.ID
 	if err := id.UnmarshalText([]byte(chi.URLParam(r, "id"))); err != nil {
 		return v1.AdminKey{}, err

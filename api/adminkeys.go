@@ -312,7 +312,7 @@ func adminVersion(k *kms.Key, v *kms.Version, wrapped string) v1.AdminKeyVersion
 		SealedFrom: v.Activated(), DestroyAt: k.DestroysAt(v), Imported: v.Imported,
 	}
 	if m := v.Marks; m != nil {
-		out.SealedUntil, out.Compromised, out.Destroyed = m.Ended, m.Compromised, m.Destroyed
+		out.SealedUntil, out.Compromised, out.Destroyed, out.Exported = m.Ended, m.Compromised, m.Destroyed, m.Exported
 	}
 	return out
 }

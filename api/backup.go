@@ -77,9 +77,11 @@ type begun struct {
 	yes bool
 }
 
-// Write is that of http.ResponseWriter.
+// Write is that of http.ResponseWriter. What is written must be taken within segmentTime,
+// however long the whole is.
 func (w *begun) Write(b []byte) (int, error) {
 	w.yes = true
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(segmentTime))
 	return w.ResponseWriter.Write(b)
 }
 
@@ -88,7 +90,8 @@ func (w *begun) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func recorded(log *audit.Log, op string, f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a backup may be long
+		c := http.NewResponseController(w)
+		_, _ = c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{}) // a backup may be long
 		m, err := log.Begin(r.Context(), audit.Event{Kind: audit.Admin, Op: op, Address: addressOf(r)})
 		if err != nil {
 			jsonhttp.Error(w, r, err)

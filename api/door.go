@@ -27,8 +27,9 @@ type Door struct {
 	Lockout *lockout.Lockout // of apps, to be unlocked
 }
 
-// LocalUse is what the socket serves as soon as somebody has enrolled as admin. Before, it
-// serves everything.
+// LocalUse is what the socket serves as soon as somebody has enrolled as admin, and from then
+// on: an officer who disables the last admin does not open it again. Before, it serves
+// everything.
 type LocalUse string
 
 // The uses.
@@ -149,7 +150,7 @@ func (d *door) admitLocal(ctx context.Context, route string, rule access) error 
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(all, func(p people.Person) bool { return p.Role == people.Admin && p.State == people.Active }) {
+	if slices.ContainsFunc(all, people.Person.HasBeenAdmin) {
 		return fault.New(fault.Forbidden, "the socket does not serve this (admin.local: %s); log in as a person (trikey login)", d.Local)
 	}
 	return nil

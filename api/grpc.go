@@ -33,6 +33,7 @@ const (
 	pingAnswer    = 20 * time.Second
 	pingTooOften  = 5 * time.Second // clients that ping more often are disconnected
 	handshakeTime = 10 * time.Second
+	messageTime   = time.Minute // for the message of a unary call
 )
 
 // GRPC is the data plane over gRPC: trikey.v1.Crypto, grpc.health.v1.Health and server

@@ -51,13 +51,28 @@ func unary[In any, P message[In], Out proto.Message](name, op string, serve func
 		g, _ := srv.(*grpcServer)
 		return g.serve(op, stream, func(r *request) (proto.Message, error) {
 			in := P(new(In))
-			if err := received(stream.RecvMsg(in)); err != nil {
+			if err := g.receive(stream, in); err != nil {
 				return nil, err
 			}
 			r.ref = keyOf(in)
 			return serve(g, r, in)
 		})
 	}}
+}
+
+// receive reads the message of a unary call, and waits for it as long as HTTP does for a
+// body. When the handler has returned, nothing more is received.
+func (g *grpcServer) receive(stream grpc.ServerStream, in any) error {
+	read := make(chan error, 1)
+	g.running.Go(func() { read <- stream.RecvMsg(in) })
+	late := time.NewTimer(messageTime)
+	defer late.Stop()
+	select {
+	case err := <-read:
+		return received(err)
+	case <-late.C:
+		return fault.New(fault.BadRequest, "the message did not come within %s; send it at once", messageTime)
+	}
 }
 
 // serve answers for what server.route answers for over HTTP.

@@ -89,7 +89,7 @@ var told = map[string]bool{
 	"index": true, "name": true, "algorithm": true, "allow_ip": true, "deny_ip": true, "grants": true, "grant": true, "revoke": true, "disabled": true,
 	"role": true, "app": true, "range": true, "remove": true, "owner": true, "why": true, "days": true, "version": true, "rotate": true, "rotate_after": true,
 	"retain": true, "require_context": true, "strict_context": true, "pre_active": true, "limit": true, "budget": true, "purpose": true, "exportable": true,
-	"publish": true, "user": true, "person": true, "id": true, "expires": true, "spki": true, "count": true, "even_if_used": true,
+	"publish": true, "user": true, "person": true, "id": true, "expires": true, "spki": true, "count": true, "even_if_used": true, "confirm": true,
 }
 
 // details is what a request asks for: what its path names, and what may be told of its
@@ -111,6 +111,9 @@ func details(r *http.Request, body []byte) map[string]string {
 			if told[name] {
 				out[name] = clip(strings.Trim(string(value), `"`))
 			}
+		}
+		if to, err := receiverIn(in["to_key"]); err == nil {
+			out["receiver"] = to
 		}
 	}
 	return out

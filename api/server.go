@@ -55,9 +55,8 @@ func (s *server) now() time.Time {
 func New(cfg Config) http.Handler {
 	s := &server{cfg}
 	r := chi.NewRouter()
-	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		jsonhttp.Error(w, r, fault.New(fault.NotFound, "there is no %s here; docs/api.md lists what there is", r.URL.Path))
-	})
+	r.Use(onTheWire)
+	r.NotFound(noSuchPath)
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		jsonhttp.Error(w, r, fault.New(fault.MethodNotAllowed, "%s does not take %s", r.URL.Path, r.Method))
 	})

@@ -3,11 +3,13 @@ package api_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -105,6 +107,27 @@ func TestClasses(t *testing.T) {
 	if err != nil || seen != len(lists)+len(open) {
 		t.Errorf("%d routes, %v", seen, err)
 	}
+}
+
+// TestUserTokenEndsWithApps: what an app's token has made for a user does not outlive it;
+// what the app's secret makes may.
+func TestUserTokenEndsWithApps(t *testing.T) {
+	c := newCaller(t)
+	app := c.mint(t, token.Request{Class: token.App, ClientID: c.AppKey, TTL: 10 * time.Minute})
+	for _, ttl := range []string{"", "24h"} {
+		body := fmt.Sprintf(`{"user":"alice","conversations":["c1"],"operations":["decrypt"],"ttl":%q}`, ttl)
+		w := c.with(app, http.MethodPost, "/v1/tokens/user", []byte(body))
+		var out struct{ Expires time.Time }
+		if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		}
+		if left := time.Until(out.Expires); left > 10*time.Minute {
+			t.Errorf("ttl %q: it lasts %s", ttl, left)
+		}
+	}
+	long := c.alice()
+	long.TTL = token.MaxUser
+	c.mint(t, long)
 }
 
 // BenchmarkToken is what each way of showing who one is costs a single encryption.

@@ -10,7 +10,8 @@ import (
 )
 
 // userToken makes a capability for one of the app's users. One that was asked for with a
-// token of a narrower scope is no wider.
+// token is no wider than that, and does not outlive it: who has taken an app's token has not
+// taken a day.
 func (s *server) userToken(r *request) error {
 	var in v1.UserTokenRequest
 	if err := r.decode(&in); err != nil {
@@ -23,6 +24,9 @@ func (s *server) userToken(r *request) error {
 			return err
 		}
 		ask.Operations = append(ask.Operations, ops...)
+	}
+	if t := r.caller.Token; t != nil {
+		ask.Until = time.Unix(t.Expires, 0)
 	}
 	for _, op := range ask.Operations {
 		if t := r.caller.Token; t != nil && !t.PermitsAll(op) {

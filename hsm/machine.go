@@ -91,6 +91,9 @@ const (
 	// Forget has the machine forget whatever it keeps of Key, because the key is
 	// destroyed. A machine made of several has all of them do it.
 	Forget
+	// Export has Key, which must have been made exportable, wrapped for an RSA public key
+	// (hsm/keyexport): Input the DER of its SubjectPublicKeyInfo, Output the blob.
+	Export
 )
 
 // Limits of Op.Size.

@@ -22,6 +22,11 @@ type Binding struct {
 	Exportable bool
 }
 
+// NotExportable is the refusal to give out a key that is not bound to be exportable.
+func NotExportable(index uint32) error {
+	return fault.New(fault.Forbidden, "key %d was not made exportable, which cannot be changed; re-encrypt its data to a key that is (key create --exportable)", index)
+}
+
 // Wrap suites: how a wrapped key is sealed.
 const (
 	// WrapGCM is AES-256-GCM with a random nonce under HKDF(root, "wrap", generation).

@@ -48,7 +48,8 @@ type Certificate struct {
 	SealUntil time.Time `json:"sealed_until,omitzero"`
 	Destroyed time.Time `json:"destroyed"`
 	Why       string    `json:"why"`
-	Hold      string    `json:"hold"` // none, or when the last one was released
+	Hold      string    `json:"hold"`              // none, or when the last one was released
+	Exported  time.Time `json:"exported,omitzero"` // when last; what was given out is not destroyed by this
 
 	*hsm.Signature `json:",inline"`
 }
@@ -247,6 +248,9 @@ func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, why st
 	}
 	if before != life.PreActive {
 		c.SealFrom, c.SealUntil = from.Truncate(time.Second), v.marks().Ended.Truncate(time.Second)
+	}
+	if at := v.marks().Exported; !at.IsZero() {
+		c.Exported = at.Truncate(time.Second)
 	}
 	if k.Hold != nil {
 		c.Hold = "released " + k.Hold.Released.Format(time.RFC3339)

@@ -311,8 +311,7 @@ func (s *Service) purgeLeft(ctx context.Context) error {
 
 // left is what loading found to do in the file of destruction keys.
 type left struct {
-	mu     sync.Mutex    // guards all below
-	plain  []uint32      // keys that an older release stored, not locked
+	mu     sync.Mutex    // guards leaves
 	leaves []epochs.Leaf // of what the records say is destroyed
 }
 
@@ -324,47 +323,21 @@ func (s *Service) loadKeys(ctx context.Context, l *loaded, found *left) (from in
 			return err
 		}
 		l.keys.store(k, r.Content)
-		plain, leaves := slices.ContainsFunc(k.Versions, func(v Version) bool { return v.Wrapped != "" }), k.destroyed()
-		if !plain && len(leaves) == 0 {
-			return nil // most keys
+		if leaves := k.destroyed(); len(leaves) > 0 {
+			found.mu.Lock()
+			defer found.mu.Unlock()
+			found.leaves = append(found.leaves, leaves...)
 		}
-		found.mu.Lock()
-		defer found.mu.Unlock()
-		if plain {
-			found.plain = append(found.plain, k.Index)
-		}
-		found.leaves = append(found.leaves, leaves...)
 		return nil
 	})
 }
 
-// openDestruction opens the destruction keys, erases those of what the records say is
-// destroyed, and locks the keys of records that an older release wrote.
+// openDestruction opens the destruction keys, and erases those of what the records say is
+// destroyed.
 func (s *Service) openDestruction(ctx context.Context, l *loaded, found *left) (err error) {
 	var counter uint64
 	if l.epochs, counter, err = s.openEpochs(ctx); err != nil || l.epochs == nil {
 		return err
 	}
-	if err := l.epochs.Destroy(ctx, counter, slices.DeleteFunc(found.leaves, l.epochs.Gone)); err != nil {
-		return err
-	}
-	for _, index := range found.plain {
-		failpoint.Hit("locking")
-		k, revision, err := record.Update(ctx, s.keep, keyEntry(index), func(k *Key) error { return l.lock(k) })
-		if err == nil {
-			err = l.unlock(&k)
-		}
-		if err != nil {
-			return err
-		}
-		k.revision = revision
-		if err := l.keys.put(&k); err != nil {
-			return err
-		}
-	}
-	if len(found.plain) > 0 {
-		s.cfg.Log.Info("the keys of an older release were locked under destruction keys", "keys", len(found.plain))
-		return s.purge(ctx)
-	}
-	return nil
+	return l.epochs.Destroy(ctx, counter, slices.DeleteFunc(found.leaves, l.epochs.Gone))
 }

@@ -85,6 +85,7 @@ type Marks struct {
 	Compromised time.Time `json:"compromised,omitzero"`
 	DestroyAt   time.Time `json:"destroy_at,omitzero"` // when it is to be destroyed; it is refused meanwhile
 	Destroyed   time.Time `json:"destroyed,omitzero"`
+	Exported    time.Time `json:"exported,omitzero"` // when it was last about to be wrapped for somebody else
 
 	EvenIfUsed string `json:"even_if_used,omitzero"` // why, with DestroyAt: Key.EvenIfUsed
 }

@@ -133,6 +133,13 @@ func (s *Service) FinishImport(ctx context.Context, who Actor, n NewKey, id hsm.
 		return nil, fault.New(fault.AlgorithmNotAllowed, "import: the private key of %s is derived from the 32 bytes, so that an imported one would not be itself; "+
 			"ed25519 seeds can be imported", n.Algorithm)
 	}
+	if n.Version != 0 {
+		if l, err := s.serving(); err != nil {
+			return nil, err
+		} else if free := l.unused(n.Index, n.Version); free != n.Version {
+			return nil, fault.New(fault.KeyDestroyed, "import: version %d of key %d was destroyed here; a version's number is given once, take another index", n.Version, n.Index)
+		}
+	}
 	n.imported = true
 	return s.addKey(ctx, who, n, "key imported", func(ctx context.Context, b hsm.Binding) (hsm.GeneratedKey, error) {
 		return machine.FinishImport(ctx, id, blob, b)
@@ -148,17 +155,4 @@ func (s *Service) importer() (hsm.Importer, error) {
 		return nil, fault.New(fault.Unavailable, "import: this machine takes no keys in; import at the machine that holds the root")
 	}
 	return machine, nil
-}
-
-// ExportKey refuses: no machine wraps a business key to anybody else's key, exportable or
-// not.
-func (s *Service) ExportKey(ref string) error {
-	k, err := s.FindKey(ref)
-	if err != nil {
-		return err
-	}
-	if !k.Exportable() {
-		return fault.New(fault.Forbidden, "key %d was not made exportable, which cannot be changed; re-encrypt its data to a key that is (key create --exportable)", k.Index)
-	}
-	return fault.New(fault.Forbidden, "key %d is exportable, but the machines of this release wrap no key to another's public key; nothing was exported", k.Index)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/hsm/hsmtest"
+	"github.com/trikey/trikey/hsm/keyexport"
 	"github.com/trikey/trikey/internal/envelope"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms"
@@ -233,14 +234,44 @@ func TestImportAndExport(t *testing.T) {
 	if rotated, err := service.RotateKey(t.Context(), "test", 2); err != nil || rotated.Newest().Imported {
 		t.Errorf("a version made here: %+v, %v", rotated, err)
 	}
-	for ref, text := range map[string]string{"taken": "was not made exportable", "partner": "wrap no key to another"} {
-		if err := service.ExportKey(ref); !errors.Is(err, fault.Forbidden) || !strings.Contains(err.Error(), text) {
-			t.Errorf("export of %s: %v", ref, err)
+	// Out again, and in under the version that it had.
+	if begun, err = service.BeginImport(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := service.ExportKey(t.Context(), "test", "partner", 1, begun.Public)
+	if err != nil || out.Version.KCV != k.Newest().KCV || out.Version.Marks.Exported.IsZero() || out.Receiver != keyexport.Fingerprint(begun.Public) {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	again, err := service.FinishImport(t.Context(), "test", kms.NewKey{Index: 3, Version: 4}, begun.ID, out.Wrapped)
+	if err != nil || again.Newest().KCV != k.Newest().KCV || again.Newest().Version != 4 || again.Exportable() {
+		t.Errorf("%+v, %v", again, err)
+	}
+	refused := func(ref string, version uint32, want fault.Code, text string) {
+		t.Helper()
+		if out, err := service.ExportKey(t.Context(), "test", ref, version, begun.Public); !errors.Is(err, want) || !strings.Contains(err.Error(), text) || out.Wrapped != nil {
+			t.Errorf("export of %s version %d: %v", ref, version, err)
 		}
 	}
-	if err := service.ExportKey("nobody"); !errors.Is(err, fault.KeyNotFound) {
-		t.Errorf("%v", err)
+	refused("taken", 0, fault.Forbidden, "was not made exportable")
+	refused("nobody", 0, fault.KeyNotFound, "")
+	refused("partner", 9, fault.NotFound, "no version 9")
+	s.createFor(service, kms.NewKey{Index: 5, Name: "curve", Purpose: hsm.PurposeSign, Algorithm: alg.ECDSAP256, Exportable: true})
+	refused("curve", 0, fault.AlgorithmNotAllowed, "derived")
+	if _, err := service.CompromiseKey(t.Context(), "test", 2, 1); err != nil {
+		t.Fatal(err)
 	}
+	refused("partner", 1, fault.KeyDisabled, "compromised")
+	if _, err := service.ScheduleDestroy(t.Context(), "test", 2, 2, 7); err != nil {
+		t.Fatal(err)
+	}
+	refused("partner", 2, fault.KeyDisabled, "to be destroyed")
+	if _, err := service.CancelDestroy(t.Context(), "test", 2, 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := service.SuspendKey(t.Context(), "test", 2); err != nil {
+		t.Fatal(err)
+	}
+	refused("partner", 2, fault.KeyDisabled, "suspended")
 }
 
 // The life of a key is that of its codes and signatures too: only an active version makes

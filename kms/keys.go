@@ -32,6 +32,10 @@ type NewKey struct {
 	Settings  Settings
 	PreActive bool // it shall not seal before ActivateKey
 
+	// Version is the number of an imported key's first version, 1 when 0: ciphertexts name
+	// theirs, so that those made elsewhere open only under the same index and version.
+	Version uint32
+
 	imported bool
 	tokens   bool // made by the service itself, to sign tokens
 }
@@ -156,7 +160,7 @@ func (s *Service) draft(ctx context.Context, l *loaded, n NewKey, from maker) (*
 	if !reflect.ValueOf(n.Settings).IsZero() {
 		k.Settings = &n.Settings
 	}
-	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: l.unused(n.Index, 1), Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
+	v, err := s.newVersion(ctx, hsm.Binding{Index: n.Index, Version: l.unused(n.Index, max(n.Version, 1)), Algorithm: n.Algorithm, Purpose: n.Purpose, Exportable: n.Exportable}, from)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -7,13 +7,13 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/internal/envelope"
-	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/kms/auth"
 )
 
 // Stream seals or opens the segments of one stream for an app, in any order that
 // the format knows (docs/format.md, Stream). It holds no plaintext. Streams may last
-// for hours: the app, its token and grant, and the key are looked at anew for each segment.
+// for hours: the app, what it has shown, its address and grant, and the key are looked at
+// anew for each segment.
 type Stream struct {
 	service *Service
 	caller  auth.Caller // as it was when the stream began
@@ -79,18 +79,14 @@ func (t *Stream) allowed() (*auth.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	caller := t.caller
-	if caller.Token != nil {
+	if t.caller.Token != nil {
 		tokens, err := t.service.Tokens()
 		if err == nil {
-			err = tokens.Alive(caller.Token)
+			err = tokens.Alive(t.caller.Token)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	if caller.App, err = apps.Find(t.caller.Name); err != nil || caller.Disabled {
-		return nil, fault.New(fault.Unauthorized, "the app %s was disabled while the stream was under way", t.caller.Name)
-	}
-	return &caller, nil
+	return apps.Still(&t.caller)
 }

@@ -15,12 +15,17 @@ type ImportKey struct {
 	ID        string    `json:"id"`
 	PublicKey string    `json:"public_key"` // PEM
 	Expires   time.Time `json:"expires"`
+
+	// Fingerprint is the SHA-256 of the public key (SubjectPublicKeyInfo), in hex, for people
+	// to compare.
+	Fingerprint string `json:"fingerprint"`
 }
 
 // FinishImport is the body of POST /admin/v1/imports/{id}.
 type FinishImport struct {
-	NewKey `json:",inline"`
-	Blob   []byte `json:"blob"`
+	NewKey  `json:",inline"`
+	Version uint32 `json:"version,omitzero"` // 0: 1. What was sealed elsewhere opens under the index and version that it names
+	Blob    []byte `json:"blob"`
 }
 
 // NewApp is the body of POST /admin/v1/apps.

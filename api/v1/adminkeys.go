@@ -124,6 +124,29 @@ type AdminKeyVersion struct {
 	Opens       uint64    `json:"opens"`
 	LastUsed    time.Time `json:"last_used,omitzero"`
 	Imported    bool      `json:"imported,omitzero"`
+	Exported    time.Time `json:"exported,omitzero"` // when it was last wrapped for somebody else
+}
+
+// ExportKey is the body of POST /admin/v1/keys/{key}/export.
+type ExportKey struct {
+	Version uint32 `json:"version,omitzero"` // 0: the newest that is not destroyed
+	ToKey   string `json:"to_key"`           // PEM of the receiver's public key (SubjectPublicKeyInfo), RSA of 3072 bits or more
+
+	// Confirm is the version's key check value, which is asked for where no other person
+	// approves the export.
+	Confirm string `json:"confirm,omitempty"`
+}
+
+// ExportedKey is the answer: a version of a business key, wrapped as PKCS#11's
+// CKM_RSA_AES_KEY_WRAP does.
+type ExportedKey struct {
+	Index     uint32 `json:"index"`
+	Version   uint32 `json:"version"`
+	Algorithm string `json:"algorithm"`
+	Purpose   string `json:"purpose"`
+	KCV       string `json:"kcv"`
+	Receiver  string `json:"receiver"` // SHA-256 of the public key it is wrapped for
+	Exported  []byte `json:"exported"`
 }
 
 // Reservation is a range of key indexes that is kept for one app, and the body of POST

@@ -20,6 +20,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/trikey/trikey/internal/httpsig"
 )
 
 // bed is the service under test and the empty handler beside it, each a process of its
@@ -30,6 +32,7 @@ type bed struct {
 	dir    string
 	site   string // made by trikey demo
 	config string
+	env    []string // of the service
 	ops    string
 	client *http.Client
 	roots  *x509.CertPool
@@ -64,8 +67,9 @@ func (t target) cpu() (total time.Duration, err error) {
 // with the certificate.
 const emptyVariable = "TRIKEY_BENCH_EMPTY"
 
-func newBed(ctx context.Context, trikey string) (b *bed, err error) {
-	b = &bed{}
+// newBed sets up a service, which finds env in its environment.
+func newBed(ctx context.Context, trikey string, env ...string) (b *bed, err error) {
+	b = &bed{env: env}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -143,7 +147,9 @@ func (b *bed) unseal(ctx context.Context) error { return cli{ctx, b.binary}.unse
 
 // server is the service, to be started.
 func (b *bed) server(ctx context.Context) *exec.Cmd {
-	return exec.CommandContext(ctx, b.binary, "serve", "--config", b.config)
+	cmd := exec.CommandContext(ctx, b.binary, "serve", "--config", b.config)
+	cmd.Env = append(os.Environ(), b.env...)
+	return cmd
 }
 
 // start runs both servers and waits for them.
@@ -240,15 +246,22 @@ func (b *bed) close() error {
 	return errors.Join(failed, os.RemoveAll(b.dir))
 }
 
-// serveEmpty reads each body and answers with a few bytes.
+// serveEmpty reads each body and answers with a few bytes; at barePath it encrypts.
 func serveEmpty() error {
 	dir := os.Getenv(emptyVariable)
+	encrypt, err := bare()
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc(barePath, encrypt)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, `{"status":"ok"}`)
+	})
 	server := &http.Server{
 		Addr: os.Getenv(emptyVariable + "_ADDR"), ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			_, _ = io.WriteString(w, `{"status":"ok"}`)
-		}),
+		Handler: mux,
 	}
 	return server.ListenAndServeTLS(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 }
@@ -267,6 +280,9 @@ func (b *bed) request(ctx context.Context, l load) (*http.Request, error) {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", l.contentType)
+	if l.signed {
+		return req, httpsig.Sign(req, l.body, httpsig.Key{ID: b.key, Secret: []byte(b.secret)}, time.Now())
+	}
 	req.SetBasicAuth(b.key, b.secret)
 	return req, nil
 }

@@ -33,6 +33,8 @@ type load struct {
 	concurrency int
 	call        func() error // of a case over gRPC, instead of path and body
 
+	off    bool // of the service with all off that can be off
+	signed bool // by RFC 9421, instead of HTTP Basic
 	many   bool // of the service with many keys
 	spread int  // encrypt under this many keys, at random
 }
@@ -48,12 +50,17 @@ func main() {
 	size := flag.Int("size", 256, "bytes of a plaintext")
 	only := flag.String("only", "", "run only cases whose names have this in them, beside the empty handler")
 	separate := flag.Bool("apart", false, "measure crypto machines that run apart: one, two and three, on unix sockets and over mutual TLS")
+	checks := flag.Bool("checks", false, "measure what the checks and the audit cost: a service with all of them, one with all off that can be off, and an encryption without any")
 	keys := flag.Int("keys", 0, "measure a service with so many keys beside one with a single key instead (1000000 takes 3 GB of disk and some minutes)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if *separate {
 		fatal(runApart(ctx, *trikey, *each, *rounds, *size))
+		return
+	}
+	if *checks {
+		fatal(runChecks(ctx, *trikey, *each, *rounds, *size))
 		return
 	}
 	if *keys > 0 {
@@ -149,7 +156,7 @@ func print(loads []load, results [][]result, size int) {
 		// The empty handler of the same concurrency, or of the highest there is.
 		var empty []result
 		for j, e := range loads {
-			if e.empty && e.concurrency <= max(l.concurrency, 1) {
+			if e.empty && e.path == "" && e.concurrency <= max(l.concurrency, 1) {
 				empty = results[j]
 			}
 		}

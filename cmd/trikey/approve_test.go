@@ -112,7 +112,9 @@ func TestApproval(t *testing.T) {
 	}
 	ann.must("", "app", "create", "--name", "spy")
 	ann.must("", "app", "deny-ip", "im", "10.0.0.0/8") // what narrows needs nobody
-	if r := ann.do("", "key", "export", "7"); r.code != 4 || !strings.Contains(r.err, "was not made exportable") {
+	receiver := o.path("receiver.pem")
+	writeRSA(t, receiver, 3072)
+	if r := ann.do("", "key", "export", "7", "--to-key", receiver, "--out", o.path("out")); r.code != 4 || !strings.Contains(r.err, "was not made exportable") {
 		t.Errorf("export: %+v", r)
 	}
 

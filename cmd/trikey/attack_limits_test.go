@@ -381,7 +381,7 @@ func TestCertificateReload(t *testing.T) {
 	t.Parallel()
 	s, other := newSite(t), newSite(t)
 	s.start()
-	first, _, err := s.handshake(&tls.Config{})
+	first, _, err := handshake(strings.TrimPrefix(s.api, "https://"), &tls.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +389,7 @@ func TestCertificateReload(t *testing.T) {
 		s.write(s.path("tls", file), other.read("tls", file))
 	}
 	within(t, "the new certificate is shown", func() bool {
-		leaf, _, err := s.handshake(&tls.Config{})
+		leaf, _, err := handshake(strings.TrimPrefix(s.api, "https://"), &tls.Config{})
 		return err == nil && leaf != first
 	})
 }

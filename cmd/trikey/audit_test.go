@@ -354,6 +354,9 @@ func TestRecordPutBack(t *testing.T) {
 		if _, ready := s.ready(); ready != 503 {
 			t.Errorf("%s: it is served", name)
 		}
+		if r := s.run("doctor"); r.code != 6 || !strings.Contains(r.out, name) {
+			t.Errorf("doctor: want %q: %+v", name, r)
+		}
 		s.stop()
 	}
 	// Something that is no record is seen from outside.

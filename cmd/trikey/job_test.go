@@ -95,7 +95,7 @@ func TestDemo(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "demo")
 	home := t.TempDir()
 	r := run(t, nil, []string{"HOME=" + home}, "demo", "--dir", dir)
-	if r.code != 0 || strings.Count(r.out, "refused") < 4 {
+	if r.code != 0 || strings.Count(r.out, "refused") < 4 || !strings.Contains(r.out, "2 keys, 2 versions open") {
 		t.Errorf("%+v", r)
 	}
 	for _, path := range []string{dir, filepath.Join(home, ".config"), filepath.Join(home, ".trikey")} {
@@ -317,6 +317,9 @@ func TestRunByHand(t *testing.T) {
 			t.Errorf("%v: %s", err, got)
 		}
 		cancel()
-		_ = cmd.Wait()
+		_ = cmd.Wait() // whose error is that of ctx
+		if code := cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("Ctrl-C ends it with code %d", code)
+		}
 	}
 }

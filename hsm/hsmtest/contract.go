@@ -43,7 +43,7 @@ func run(t *testing.T, open func(t *testing.T) hsm.Machine, has suites) {
 		"WrappedKeys": testWrappedKeys, "Records": testRecords, "Stream": testStream, "StreamPlaces": testStreamPlaces, "Forget": testForget, "NoRepeats": testNoRepeats, "Concurrent": testConcurrent,
 		"Cancelled": testCancelled, "Status": testStatus,
 		"Purposes": testPurposes, "Deterministic": testDeterministic, "Mac": testMac, "Sign": testSign, "DataKey": testDataKey, "Random": testRandom,
-		"Import": testImport, "ImportRefused": testImportRefused, "Golden": testGolden,
+		"Import": testImport, "ImportRefused": testImportRefused, "Export": testExport, "Golden": testGolden,
 		"OtherMachine": func(t *testing.T, m *machine) {
 			testOtherMachine(t, m, &machine{open(t), t, has})
 		},

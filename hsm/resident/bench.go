@@ -38,6 +38,8 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return engine.Random(op.Output, op.Size)
 	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
 		return op.Output, errSealsOnly
+	case hsm.Export:
+		return op.Output, errStays
 	case hsm.Forget:
 		if s, err := b.engine.At(op.Key.Generation()); err == nil { // a root that is not open has none
 			s.businesses.Remove(op.Key)
@@ -48,6 +50,11 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 	}
 	return op.Output, fault.New(fault.BadRequest, "operation: unknown kind %d", op.Kind)
 }
+
+// errStays: AES key wrap to an RSA key in one step (CKM_RSA_AES_KEY_WRAP) is not what tokens
+// of this engine have to do, and in two steps the host would have the key between them.
+var errStays = fault.New(fault.AlgorithmNotAllowed, "this machine's engine (machine.engine: token) gives no key out: its keys cannot leave the token; "+
+	"keys to be exported are made on a machine with machine.engine: host")
 
 // errStream: a stream has a key of its own, derived for it, and this engine's token
 // derives none. Under the business key itself the nonce prefixes of streams would repeat

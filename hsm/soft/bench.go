@@ -58,6 +58,8 @@ func (b *bench) do(op *hsm.Op) ([]byte, error) {
 		return engine.Random(op.Output, op.Size)
 	case hsm.Mac, hsm.VerifyMac, hsm.Sign, hsm.Verify, hsm.PublicKey:
 		return b.keyed(op)
+	case hsm.Export:
+		return b.export(op)
 	case hsm.SealSegment:
 		return b.sealSegment(op)
 	case hsm.OpenSegment:

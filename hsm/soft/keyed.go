@@ -8,6 +8,7 @@ import (
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/alg"
 	"github.com/trikey/trikey/hsm/engine"
+	"github.com/trikey/trikey/hsm/keyexport"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
 )
@@ -84,6 +85,25 @@ func (b *bench) withKey(w hsm.WrappedKey, f func(hsm.WrapHeader, []byte) error) 
 		}
 	}
 	return errCacheTooSmall
+}
+
+// export wraps a business key for somebody else's public key. Its binding says whether that
+// may be, which nobody can change without the root.
+func (b *bench) export(op *hsm.Op) ([]byte, error) {
+	to, err := keyexport.ParseReceiver(op.Input)
+	if err != nil {
+		return op.Output, err
+	}
+	out := op.Output
+	err = b.withKey(op.Key, func(header hsm.WrapHeader, key []byte) error {
+		if !header.Exportable {
+			return hsm.NotExportable(header.Index)
+		}
+		blob, err := to.Wrap(key)
+		out = append(out, blob...)
+		return err
+	})
+	return out, err
 }
 
 // BeginImport makes a one-time key.

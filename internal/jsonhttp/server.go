@@ -273,7 +273,7 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	_, _ = rand.Read(raw[:]) // never fails
 	id := hex.EncodeToString(raw[:])
 	p := fault.ProblemOf(err, id)
-	if p.Status == http.StatusInternalServerError {
+	if p.Status == http.StatusInternalServerError && r.Context().Err() == nil { // who hung up was not failed
 		slog.ErrorContext(r.Context(), "request failed", "request_id", id, "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	body, failed := json.Marshal(p)

@@ -25,8 +25,8 @@ import (
 	"github.com/trikey/trikey/kms/record"
 )
 
-// prefix is where requests are: approvals/ID.
-const prefix = "approvals/"
+// Prefix is where requests are in the key store: approvals/ID.
+const Prefix = "approvals/"
 
 // MaxLife is how long a request may wait.
 const MaxLife = 24 * time.Hour
@@ -110,7 +110,7 @@ func (d *Desk) Ask(ctx context.Context, r Request, life time.Duration) (Request,
 		return r, err
 	}
 	for {
-		if _, err := d.Keep.Apply(ctx, record.Create(prefix+r.ID, content)); !errors.Is(err, record.ErrRotated) {
+		if _, err := d.Keep.Apply(ctx, record.Create(Prefix+r.ID, content)); !errors.Is(err, record.ErrRotated) {
 			return r, err
 		}
 	}
@@ -120,7 +120,7 @@ func (d *Desk) Ask(ctx context.Context, r Request, life time.Duration) (Request,
 func (d *Desk) tidy(ctx context.Context, now time.Time) error {
 	waiting := 0
 	var old []record.Change
-	_, err := d.Keep.Load(ctx, prefix, func(stored record.Record) error {
+	_, err := d.Keep.Load(ctx, Prefix, func(stored record.Record) error {
 		var r Request
 		if err := stored.Decode(&r); err != nil {
 			return err
@@ -151,7 +151,7 @@ func (d *Desk) tidy(ctx context.Context, now time.Time) error {
 // List returns the requests that are kept, newest first.
 func (d *Desk) List(ctx context.Context) ([]Request, error) {
 	all := []Request{}
-	_, err := d.Keep.Load(ctx, prefix, func(stored record.Record) error {
+	_, err := d.Keep.Load(ctx, Prefix, func(stored record.Record) error {
 		var r Request
 		if err := stored.Decode(&r); err != nil {
 			return err
@@ -169,7 +169,7 @@ func (d *Desk) Find(ctx context.Context, id string) (Request, error) {
 	if err := new(hsm.ID).UnmarshalText([]byte(id)); err != nil {
 		return r, noRequest(id)
 	}
-	stored, err := d.Keep.Get(ctx, prefix+id)
+	stored, err := d.Keep.Get(ctx, Prefix+id)
 	if errors.Is(err, keystore.ErrNotFound) {
 		return r, noRequest(id)
 	}
@@ -216,7 +216,7 @@ func (d *Desk) decide(ctx context.Context, id string, f func(*Request) error) (R
 	if _, err := d.Find(ctx, id); err != nil {
 		return Request{}, err
 	}
-	r, _, err := record.Update(ctx, d.Keep, prefix+id, func(r *Request) error {
+	r, _, err := record.Update(ctx, d.Keep, Prefix+id, func(r *Request) error {
 		if *r = r.at(d.Now()); r.State != Waiting {
 			return fault.New(fault.Conflict, "request %s no longer waits: it is %s; ask for it anew", r.ID, r.State)
 		}
@@ -231,7 +231,7 @@ func (d *Desk) decide(ctx context.Context, id string, f func(*Request) error) (R
 
 // End notes how what was granted has ended.
 func (d *Desk) End(ctx context.Context, id, outcome string) (Request, error) {
-	r, _, err := record.Update(ctx, d.Keep, prefix+id, func(r *Request) error {
+	r, _, err := record.Update(ctx, d.Keep, Prefix+id, func(r *Request) error {
 		if r.State != Granted {
 			return fault.New(fault.Conflict, "request %s is %s, not granted", r.ID, r.State)
 		}

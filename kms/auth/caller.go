@@ -2,6 +2,7 @@ package auth
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/trikey/trikey/internal/fault"
@@ -24,6 +25,9 @@ type Caller struct {
 	Method Method
 	Token  *token.Token // of the method Bearer: it narrows what the app may do; nil otherwise
 	From   netip.Addr   // where the call comes from
+
+	secret uint32 // number of the one that was shown
+	pin    SPKI   // of the certificate that was shown
 }
 
 // IsAppKey reports whether a text is what an AppKey looks like. Anything else that was
@@ -64,7 +68,7 @@ func (a *Apps) recognise(c *candidates, match int, method Method, from netip.Add
 		return nil, unknown
 	}
 	now := a.now()
-	caller := &Caller{App: c.app, Method: method, From: from}
+	caller := &Caller{App: c.app, Method: method, From: from, secret: c.numbers[match]}
 	if at := c.expires[match]; !at.IsZero() && !now.Before(at) {
 		return caller, errExpired
 	}
@@ -73,6 +77,26 @@ func (a *Apps) recognise(c *candidates, match int, method Method, from netip.Add
 	}
 	c.secrets[match].used.Store(now.Unix())
 	return caller, nil
+}
+
+// Still returns a caller of before with its app as that is by now, if what the caller has
+// shown still counts and the address is still on the whitelist. Of a token Alive tells.
+func (a *Apps) Still(c *Caller) (*Caller, error) {
+	now := *c
+	a.mu.RLock()
+	now.App = a.byName[c.Name]
+	pin := a.pins[c.pin]
+	a.mu.RUnlock()
+	shown := func(s Secret) bool { return s.Number == c.secret && (s.Expires.IsZero() || a.now().Before(s.Expires)) }
+	switch {
+	case now.App == nil || now.Disabled || now.AppKey != c.AppKey:
+		return nil, fault.New(fault.Unauthorized, "the app %s was disabled meanwhile", c.Name)
+	case c.Method == Certificate && (pin == nil || pin.App != c.Name):
+		return nil, errUnknownCertificate
+	case (c.Method == Basic || c.Method == Signature) && !slices.ContainsFunc(now.Secrets, shown):
+		return nil, fault.New(fault.Unauthorized, "the AppSecret was dropped, or has expired, meanwhile; begin again with the newest one")
+	}
+	return &now, now.allows()
 }
 
 // allows reports whether an app may call from where it does.

@@ -165,7 +165,7 @@ func (a *Apps) AuthenticatePin(s SPKI, from netip.Addr) (*Caller, error) {
 	if app == nil || app.Disabled {
 		return nil, errUnknownCertificate
 	}
-	caller := &Caller{App: app, Method: Certificate, From: from}
+	caller := &Caller{App: app, Method: Certificate, From: from, pin: s}
 	return caller, caller.allows()
 }
 

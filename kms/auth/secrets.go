@@ -54,6 +54,7 @@ type candidates struct {
 	app     *App
 	secrets [MaxSecrets]*storedSecret
 	expires [MaxSecrets]time.Time
+	numbers [MaxSecrets]uint32
 	real    int
 }
 
@@ -79,7 +80,7 @@ func (a *Apps) candidates(appKey string) (c candidates) {
 		of := &listed[min(i, len(listed)-1)]
 		// Looked up where there is none too. Of an app with one secret it is found twice.
 		if stored := a.secrets[secretEntry(appKey, of.Number)]; stored != nil && i < len(listed) {
-			c.secrets[c.real], c.expires[c.real] = stored, of.Expires
+			c.secrets[c.real], c.expires[c.real], c.numbers[c.real] = stored, of.Expires, of.Number
 			c.real++
 		}
 	}

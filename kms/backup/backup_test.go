@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/trikey/trikey/hsm"
 	"github.com/trikey/trikey/hsm/hsmtest"
@@ -144,4 +148,43 @@ func FuzzRead(f *testing.F) {
 			t.Error("it was made by nobody, and is good")
 		}
 	})
+}
+
+// TestForgedHeader: what stands in the clear at the beginning, the machine's record and the
+// files that a restore lays out, is under the root key too.
+func TestForgedHeader(t *testing.T) {
+	m, forger := hsmtest.Open(t), newSigner(t)
+	raw := write(t, m, header(t, m), newSigner(t), entries(20, 50))
+	const begin, tail = len("TKBACK1\n"), ed25519.PublicKeySize + ed25519.SignatureSize
+	cut := begin + 4 + int(binary.BigEndian.Uint32(raw[begin:]))
+	start := bytes.LastIndex(raw, []byte(`{"header"`))
+	var manifest backup.Manifest
+	if err := json.Unmarshal(raw[start:len(raw)-tail], &manifest); err != nil {
+		t.Fatal(err)
+	}
+	manifest.Header.Files = map[string][]byte{"store.db": []byte("an older key store")}
+	head, err := json.Marshal(manifest.Header, json.Deterministic(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := append(binary.BigEndian.AppendUint32(bytes.Clone(raw[:begin]), uint32(len(head))), head...)
+	forged = append(forged, raw[cut:start-4]...)
+	sum := sha256.Sum256(forged)
+	manifest.SHA256 = sum[:]
+	said, err := json.Marshal(manifest, json.Deterministic(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := forger.Sign(t.Context(), "backup", said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged = append(append(binary.BigEndian.AppendUint32(forged, uint32(len(said))), said...), append(signed.PublicKey, signed.Signature...)...)
+	if c, err := backup.Read(t.Context(), bytes.NewReader(forged), nil, nil); err != nil || len(c.Header.Files) != 1 {
+		t.Fatalf("the forgery is no good one: %v", err)
+	}
+	_, err = backup.Read(t.Context(), bytes.NewReader(forged), m, func([]keystore.Write) error { return nil })
+	if fault.CodeOf(err) != fault.BackupDamaged {
+		t.Errorf("with the machine: %v", err)
+	}
 }

@@ -10,8 +10,8 @@
 //
 //	kind 1 | name length 2 | name | value length 4 | value
 //
-// of the kinds put, delete and, at the end, summary, which the manifest repeats. The
-// manifest has the SHA-256 of everything before it; the signature is over its bytes.
+// of the kinds put, delete and, at the end, summary, which has the SHA-256 of the header and
+// which the manifest repeats. The manifest has the SHA-256 of everything before it; the signature is over its bytes.
 // Numbers are big endian.
 package backup
 
@@ -64,6 +64,10 @@ type Summary struct {
 	Destructions uint64 `json:"destructions"` // counter of the destruction keys at that moment
 	AuditEvents  int64  `json:"audit_events"` // in the audit log when it was begun
 	AuditHead    string `json:"audit_head,omitempty"`
+
+	// Header is the SHA-256 of the header. The summary is sealed under the root key, so what
+	// is in the header is of whoever had the machine, and not of whoever signs.
+	Header []byte `json:"header_sha256"`
 }
 
 // Manifest is what the machine signs of a backup.

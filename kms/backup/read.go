@@ -224,7 +224,8 @@ func (r *reader) end(in io.Reader) (c Checked, err error) {
 	// The summary that the root key authenticates: whoever signs with another identity
 	// cannot change that.
 	said, err := json.Marshal(c.Summary, json.Deterministic(true))
-	if err == nil && !bytes.Equal(said, r.summary) {
+	head := sha256.Sum256(header)
+	if err == nil && (!bytes.Equal(said, r.summary) || !bytes.Equal(head[:], c.Summary.Header)) {
 		err = damaged("its manifest does not agree with its content")
 	}
 	return c, err

@@ -23,7 +23,8 @@ type Writer struct {
 	ctx     context.Context
 	machine hsm.Machine
 	header  Header
-	out     io.Writer // the backup, and sum
+	head    [sha256.Size]byte // of the header as it was written
+	out     io.Writer         // the backup, and sum
 	sum     hash.Hash
 	frames  []byte // not sealed yet
 	number  uint64 // of the next chunk
@@ -37,6 +38,7 @@ func NewWriter(ctx context.Context, machine hsm.Machine, h Header, out io.Writer
 	if err != nil {
 		return nil, err
 	}
+	w.head = sha256.Sum256(raw)
 	if _, err := io.WriteString(w.out, magic); err != nil {
 		return nil, err
 	}
@@ -94,6 +96,7 @@ func (w *Writer) chunk(plain []byte, last bool) error {
 
 // Finish ends the backup and has its manifest signed.
 func (w *Writer) Finish(s Summary, signer Signer) (Manifest, error) {
+	s.Header = w.head[:]
 	m := Manifest{Header: w.header, Summary: s}
 	raw, err := json.Marshal(s, json.Deterministic(true))
 	if err == nil {

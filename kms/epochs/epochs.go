@@ -123,7 +123,8 @@ func (k *Keys) Counter() uint64 {
 	return k.counter
 }
 
-// Gone reports whether the destruction key of a version is erased.
+// Gone reports whether the destruction key of a version is erased, as far as that is known:
+// closed keys know of none.
 func (k *Keys) Gone(l Leaf) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -309,8 +310,9 @@ func (k *Keys) Close() {
 	k.tree, k.closed = &tree{}, true
 }
 
-// errClosed keeps keys that were wiped from being taken for keys that are destroyed.
-var errClosed = fault.New(fault.Sealed, "the destruction keys are closed: the machine is sealed")
+// errClosed keeps keys that were wiped from being taken for keys that are destroyed, and the
+// file from being written without them, by who goes on while the machine is being sealed.
+var errClosed = fault.New(fault.Sealed, "the destruction keys are closed: the machine is sealed, or is being sealed; try again when it is open")
 
 func (t *tree) wipe() {
 	if t.seeds != nil {

@@ -6,10 +6,13 @@ import (
 	"time"
 
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/kms/limit"
 )
 
 // After so many failures in so long a time a person is locked out at an address, for as
 // long again. Elsewhere they are not: a stranger cannot lock anybody out of their office.
+// Wrong codes with the right password count wherever they come from: who guesses them is no
+// stranger, and has as many addresses as it likes (NIST SP 800-63B, section 5.2.2).
 const (
 	maxFailures = 5
 	lockTime    = 15 * time.Minute
@@ -25,7 +28,8 @@ type failures struct {
 	counts map[tries]*count
 }
 
-// tries are by a name at an address. Names that nobody can have count as one.
+// tries are by a name at an address, whose IPv6 addresses count by their network, or without
+// one from everywhere. Names that nobody can have count as one.
 type tries struct {
 	name string
 	from netip.Addr
@@ -40,19 +44,25 @@ func triesOf(name string, from netip.Addr) tries {
 	if !personName.MatchString(name) {
 		name = ""
 	}
-	return tries{name, from.Unmap().WithZone("")}
+	return tries{name, limit.Network(from)}
 }
+
+// everywhere stands for every address.
+var everywhere netip.Addr
 
 // locked says until when a person is locked out at an address, nil when they are not.
 func (f *failures) locked(name string, from netip.Addr, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c := f.counts[triesOf(name, from)]
-	if c == nil || c.n < maxFailures || now.Sub(c.since) >= lockTime {
-		return nil
+	for _, at := range []netip.Addr{from, everywhere} {
+		c := f.counts[triesOf(name, at)]
+		if c == nil || c.n < maxFailures || now.Sub(c.since) >= lockTime {
+			continue
+		}
+		wait := lockTime - now.Sub(c.since)
+		return fault.Later(fault.LockedOut, wait, "too many failed tries; %s is locked out here for %s more", name, wait.Round(time.Second))
 	}
-	wait := lockTime - now.Sub(c.since)
-	return fault.Later(fault.LockedOut, wait, "too many failed tries; %s is locked out at this address for %s more", name, wait.Round(time.Second))
+	return nil
 }
 
 // failed counts a failure, and returns why.
@@ -93,4 +103,5 @@ func (f *failures) clear(name string, from netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.counts, triesOf(name, from))
+	delete(f.counts, triesOf(name, everywhere))
 }

@@ -53,6 +53,9 @@ func (g *Registry) verify(ctx context.Context, name string, password *secret.Byt
 	if err != nil {
 		return Person{}, err
 	}
+	if right && step == 0 {
+		_ = g.failures.failed(name, everywhere, g.now(), errLogin)
+	}
 	if !right || step == 0 {
 		return Person{}, g.failures.failed(name, from, g.now(), errLogin)
 	}
@@ -119,6 +122,9 @@ func (g *Registry) stepOf(ctx context.Context, name, code string) (uint64, error
 // StepUp notes that the person of a session has just given a code, for what is sensitive.
 func (g *Registry) StepUp(ctx context.Context, s Session, code string, from netip.Addr) (Session, error) {
 	if err := g.failures.locked(s.Name, from, g.now()); err != nil {
+		return s, err
+	}
+	if err := g.tryCode(s); err != nil {
 		return s, err
 	}
 	step, err := g.stepOf(ctx, s.Name, code)

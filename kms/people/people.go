@@ -28,10 +28,10 @@ import (
 
 // Names of records in the key store.
 const (
-	prefix         = "people/"
-	personPrefix   = prefix + "person/"   // people/person/NAME: a Person
-	passwordPrefix = prefix + "password/" // people/password/NAME: a hash in PHC form
-	totpPrefix     = prefix + "totp/"     // people/totp/NAME: the secret of the codes
+	Prefix         = "people/"            // all of the below
+	personPrefix   = Prefix + "person/"   // people/person/NAME: a Person
+	passwordPrefix = Prefix + "password/" // people/password/NAME: a hash in PHC form
+	totpPrefix     = Prefix + "totp/"     // people/totp/NAME: the secret of the codes
 )
 
 // Role is what a person may do.
@@ -82,6 +82,9 @@ type Person struct {
 
 // Actor is how the audit log names a person.
 func (p Person) Actor() string { return string(p.Role) + ":" + p.Name }
+
+// HasBeenAdmin reports whether the person has enrolled as admin, whatever became of them.
+func (p Person) HasBeenAdmin() bool { return p.Role == Admin && p.Credentials > 0 }
 
 // Registry is the registry of people.
 type Registry struct {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -333,14 +335,49 @@ func BenchmarkLogin(b *testing.B) {
 			if _, err := g.Enrol(b.Context(), "ann", [2]string{half, i.Half}, good, office); err != nil {
 				b.Fatal(err)
 			}
+			bad, _ := secret.Move([]byte("several other words"))
+			defer bad.Wipe()
 			n := 0
 			for b.Loop() {
 				n++ // from ever another address, so that nobody is locked out
 				from := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
-				if _, _, err := g.Login(b.Context(), name, good, "wrong", from); !errors.Is(err, fault.Unauthorized) {
+				if _, _, err := g.Login(b.Context(), name, bad, "wrong", from); !errors.Is(err, fault.Unauthorized) {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+}
+
+// TestLoginTiming reports how long a login takes that is refused, of a name that somebody
+// has and of one that nobody has, and asserts nothing about time. It does assert that the
+// same memory is filled: that is what Argon2id costs, and what a guesser could feel.
+func TestLoginTiming(t *testing.T) {
+	s := newSite(t)
+	s.enrolled(s.node(), "ann")
+	const rounds = 6
+	names := []string{"ann", "bob", "no name at all"}
+	took, filled := make([][]time.Duration, len(names)), make([]uint64, len(names))
+	for range rounds {
+		for i, name := range names {
+			g, wrong := s.node(), password(t, "quite other words here") // a node with no failures counted
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			start := time.Now()
+			_, _, err := g.Login(t.Context(), name, wrong, "000000", office)
+			took[i] = append(took[i], time.Since(start))
+			runtime.ReadMemStats(&after)
+			filled[i] += after.TotalAlloc - before.TotalAlloc
+			if !errors.Is(err, fault.Unauthorized) {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	for i, name := range names {
+		slices.Sort(took[i])
+		t.Logf("%-16q median %v (quartiles %v to %v), %d KiB filled", name, took[i][rounds/2], took[i][rounds/4], took[i][rounds*3/4], filled[i]/rounds>>10)
+		if filled[i]/rounds < 64<<20 || filled[i]*100 > filled[0]*101 || filled[i]*101 < filled[0]*100 {
+			t.Errorf("%q fills %d bytes, %q %d", name, filled[i]/rounds, names[0], filled[0]/rounds)
+		}
 	}
 }

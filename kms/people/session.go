@@ -43,6 +43,7 @@ type session struct {
 	name              string
 	credentials       uint32
 	begun, used, code time.Time
+	tries             int // codes since one was right
 }
 
 func (s *session) over(now time.Time) bool {
@@ -107,13 +108,29 @@ func (g *Registry) Session(ctx context.Context, token string) (Session, error) {
 	return s, nil
 }
 
+// tryCode counts a code that a session is about to try, and ends a session that tries too
+// many, from whatever addresses: it was stolen.
+func (g *Registry) tryCode(s Session) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kept := g.sessions[s.digest]
+	if kept == nil {
+		return errSession
+	}
+	if kept.tries++; kept.tries > maxFailures {
+		delete(g.sessions, s.digest)
+		return errSession
+	}
+	return nil
+}
+
 // stepped notes a code that was given.
 func (g *Registry) stepped(s Session) Session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s.Code = g.now()
 	if kept := g.sessions[s.digest]; kept != nil {
-		kept.code = s.Code
+		kept.code, kept.tries = s.Code, 0
 	}
 	return s
 }

@@ -234,6 +234,9 @@ func (k *Keeper) tryRevisions(ctx context.Context, r root, changes []Change) ([]
 		}
 		at := listOf(c.Name)
 		into := b.nodes[at/fanout].lists[at].Records
+		if into[c.Name] != c.number {
+			return nil, k.unlike(ctx, r, b, c, into[c.Name])
+		}
 		if c.Delete {
 			delete(into, c.Name)
 		} else {
@@ -241,6 +244,27 @@ func (k *Keeper) tryRevisions(ctx context.Context, r root, changes []Change) ([]
 		}
 	}
 	return b.appendChanges(slices.Clip(changes))
+}
+
+// unlike says why a record that is to be changed has not the number that the index knows:
+// somebody was faster, or it was put back, put there or taken out. Whoever made a new
+// record in the place of one that was taken out would hide that.
+func (k *Keeper) unlike(ctx context.Context, r root, b *branch, c Change, known uint64) error {
+	same, err := k.unchanged(ctx, r, []Change{c})
+	if err != nil {
+		return err
+	}
+	if !same {
+		return keystore.ErrConflict
+	}
+	top, err := k.Store.Get(ctx, r.entry(summaryRecord))
+	if err != nil && !errors.Is(err, keystore.ErrNotFound) {
+		return err
+	}
+	if top.Revision != b.top.Entry {
+		return errMoving
+	}
+	return rolledBack(c.Name, c.number, known)
 }
 
 // appendChanges appends what rewrites the branch.

@@ -109,6 +109,7 @@ type Request struct {
 	Subject  string        // User: the user. Admin, Auditor: the person. App: nothing
 	ClientID string        // App, User: the AppKey
 	TTL      time.Duration // 0: the usual one of the class
+	Until    time.Time     // when it expires at the latest, whatever TTL says; zero: no such time
 
 	Operations    []policy.Op   // App: nil is all. User: at least one
 	Conversations []string      // User: at least one
@@ -162,6 +163,9 @@ func (a *Authority) check(r *Request) error {
 	usual := map[Class]time.Duration{App: a.cfg.AppTTL, User: a.cfg.UserTTL, Admin: a.cfg.AdminTTL, Auditor: a.cfg.AdminTTL}[r.Class]
 	if r.TTL == 0 {
 		r.TTL = usual
+	}
+	if left := r.Until.Sub(a.now()); !r.Until.IsZero() && left < r.TTL {
+		r.TTL = left
 	}
 	if most := r.Class.most(); r.TTL < MinTTL || r.TTL > most {
 		return fault.New(fault.BadRequest, "ttl: %s is not from %s to %s", r.TTL, MinTTL, most)

@@ -18,37 +18,60 @@ import (
 	"github.com/trikey/trikey/internal/unixsock"
 )
 
-// admin calls the admin API: of the service on this host by its socket, or of one that is
-// elsewhere, as the person who is logged in.
-func (o *options) admin(ctx context.Context, method, path string, in, out any) error {
+// way is how a command reaches the admin API.
+type way struct {
+	*http.Client
+	base   string // of addresses
+	header http.Header
+	socket string // of the service on this host; "" where it is elsewhere
+}
+
+// reach finds the way to the admin API: of the service on this host by its socket, or of
+// one that is elsewhere, as the person who is logged in.
+func (o *options) reach() (*way, error) {
 	far, err := o.remoteLogin()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	w := &way{base: "http://admin", header: http.Header{}}
 	if far != nil {
-		client, err := far.client()
-		if err != nil {
-			return err
+		if w.Client, err = far.client(); err != nil {
+			return nil, err
 		}
-		defer client.CloseIdleConnections()
-		client.Transport = &waitingForApproval{&receiptSaver{client.Transport, o.receipt}}
-		err = jsonhttp.Do(ctx, client, method, far.Addr+"/admin/v1/"+path, http.Header{"Authorization": {"Bearer " + far.Token}}, in, out)
-		return plainWaits(err)
+		w.base = far.Addr
+		w.header.Set("Authorization", "Bearer "+far.Token)
+	} else {
+		cfg, err := o.load(nil)
+		if err != nil {
+			return nil, err
+		}
+		w.socket = cfg.AdminSocket()
+		w.Client = unixsock.Client(w.socket)
 	}
-	cfg, err := o.load(nil)
-	if err != nil {
-		return err
-	}
-	client := unixsock.Client(cfg.AdminSocket())
-	client.Transport = &waitingForApproval{&receiptSaver{client.Transport, o.receipt}}
-	err = jsonhttp.Do(ctx, client, method, "http://admin/admin/v1/"+path, http.Header{}, in, out)
-	if err = plainWaits(err); errors.Is(err, fault.ApprovalRequired) {
+	w.Transport = &waitingForApproval{&receiptSaver{w.Transport, o.receipt}}
+	w.base += "/admin/v1/"
+	return w, nil
+}
+
+// explain says what an error of a call means to who is at this host.
+func (w *way) explain(err error) error {
+	if err = plainWaits(err); w.socket == "" || errors.Is(err, fault.ApprovalRequired) {
 		return err
 	}
 	if dial := (*net.OpError)(nil); errors.As(err, &dial) {
-		return fault.Wrap(fault.Unavailable, err, "no service answers at %s: is it running (trikey serve)?", cfg.AdminSocket())
+		return fault.Wrap(fault.Unavailable, err, "no service answers at %s: is it running (trikey serve)?", w.socket)
 	}
 	return err
+}
+
+// admin calls the admin API.
+func (o *options) admin(ctx context.Context, method, path string, in, out any) error {
+	w, err := o.reach()
+	if err != nil {
+		return err
+	}
+	defer w.CloseIdleConnections()
+	return w.explain(jsonhttp.Do(ctx, w.Client, method, w.base+path, w.header, in, out))
 }
 
 // waitingForApproval makes an error of an answer that says that another person must approve

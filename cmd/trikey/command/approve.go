@@ -18,9 +18,9 @@ import (
 func newApprove(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "approve", Short: "What others have asked for and you may approve: list, show, grant, refuse",
-		Long: `What others have asked for and another person must approve: destruction and export of
-keys, addresses and grants of apps, retention, new people. grant shows exactly what will
-happen and asks for a yes; it then happens at once, and once.`,
+		Long: `What others have asked for and another person must approve: destruction of keys,
+retention, the release of legal holds, what lets apps do more, new people, resets. grant
+shows exactly what will happen and asks for a yes; it then happens at once, and once.`,
 	}
 	cmd.AddCommand(newApproveList(o), newApproveShow(o), newApproveGrant(o), newApproveRefuse(o))
 	return cmd
@@ -92,7 +92,7 @@ func tellApproval(w io.Writer, a v1.Approval) {
 }
 
 func newApproveGrant(o *options) *cobra.Command {
-	var digest string
+	var digest, out string
 	cmd := &cobra.Command{
 		Use: "grant ID", Short: "Have it happen, now", Args: cobra.ExactArgs(1),
 		Long: `Have it happen, now. At a terminal it is shown, and happens after a yes. Where there is no
@@ -107,13 +107,24 @@ terminal, --digest says what was seen (trikey approve show).`,
 					return err
 				}
 			}
+			if out != "" {
+				if err := vacant(out); err != nil {
+					return err
+				}
+			}
 			if err := o.admin(cmd.Context(), http.MethodPost, "approvals/"+url.PathEscape(a.ID)+"/grant", v1.Grant{Digest: digest}, &a); err != nil {
 				return err
+			}
+			if out != "" && a.State == "done" {
+				if err := saveGranted(out, a); err != nil {
+					return err
+				}
 			}
 			return o.printGranted(cmd, a)
 		},
 	}
 	cmd.Flags().StringVar(&digest, "digest", "", "of what you approve, where there is no terminal to show it on")
+	cmd.Flags().StringVar(&out, "out", "", "of the export of a key: file for the wrapped key; without it the answer has it in base64")
 	return cmd
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,7 +19,6 @@ import (
 	"github.com/trikey/trikey/internal/durable"
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/jsonhttp"
-	"github.com/trikey/trikey/internal/unixsock"
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/backup"
 )
@@ -41,22 +39,21 @@ Restoring takes a backup, the newest epochs file, and the key cards.`,
 	return cmd
 }
 
-// stream posts a body to the admin socket and returns the answer's.
+// stream posts a body to the admin API and returns the answer's.
 func (o *options) stream(ctx context.Context, path string, body io.Reader) (io.ReadCloser, error) {
-	cfg, err := o.load(nil)
+	w, err := o.reach()
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin/admin/v1/backup/"+path, body)
+	w.Timeout = 0 // a backup may be long
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.base+"backup/"+path, body)
 	if err != nil {
 		return nil, err
 	}
-	res, err := jsonhttp.Open(unixsock.Client(cfg.AdminSocket()), req)
-	if dial := (*net.OpError)(nil); errors.As(err, &dial) {
-		return nil, fault.Wrap(fault.Unavailable, err, "no service answers at %s: is it running (trikey serve)?", cfg.AdminSocket())
-	}
+	req.Header = w.header
+	res, err := jsonhttp.Open(w.Client, req)
 	if err != nil {
-		return nil, err
+		return nil, w.explain(err)
 	}
 	return res.Body, nil
 }
@@ -224,14 +221,20 @@ trikey machine verify-cards.`,
 			return fault.Wrap(fault.Usage, err, "the backup")
 		}
 		defer func() { _ = f.Close() }()
-		var out kms.Restored
-		head := binary.BigEndian.AppendUint32(nil, uint32(len(raw)))
-		if err := o.post(cmd.Context(), "drill", io.MultiReader(bytes.NewReader(head), bytes.NewReader(raw), f), &out); err != nil {
+		out, err := o.drill(cmd.Context(), raw, f)
+		if err != nil {
 			return err
 		}
 		return o.printRestored(cmd, out)
 	}
 	return cmd
+}
+
+// drill has the service open everything in a backup.
+func (o *options) drill(ctx context.Context, epochs []byte, backup io.Reader) (out kms.Restored, err error) {
+	head := binary.BigEndian.AppendUint32(nil, uint32(len(epochs)))
+	err = o.post(ctx, "drill", io.MultiReader(bytes.NewReader(head), bytes.NewReader(epochs), backup), &out)
+	return out, err
 }
 
 func (o *options) printRestored(cmd *cobra.Command, out kms.Restored) error {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -33,7 +34,13 @@ func startServer(ctx context.Context, yaml string) (*child, error) {
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { c.exited <- c.cmd.Wait() }()
+	go func() {
+		err := c.cmd.Wait()
+		if err != nil && errors.Is(err, ctx.Err()) {
+			err = nil // it was told to end, and ended well
+		}
+		c.exited <- err
+	}()
 	return c, nil
 }
 

@@ -59,7 +59,7 @@ func (l *perAddress) left(from netip.Addr) {
 	}
 }
 
-// countedConn is a connection that is countedConn until it is closed.
+// countedConn is a connection that counts until it is closed.
 type countedConn struct {
 	net.Conn
 	done func()

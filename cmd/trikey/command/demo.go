@@ -1,6 +1,8 @@
 package command
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +47,7 @@ the foreground.`,
 	cmd.Flags().StringVar(&dir, "dir", "", "directory to make (default: a temporary one)")
 	cmd.Flags().BoolVar(&setupOnly, "setup-only", false, "make the directory, keep it, and end")
 	cmd.Flags().BoolVar(&keepServing, "serve", false, "make the directory if it is new, keep it, run the service and unseal it")
-	cmd.Flags().IntVar(&basePort, "base-port", 0, "api on this port, ops on the fourth after it (default: free ports)")
+	cmd.Flags().IntVar(&basePort, "base-port", 0, "api on this port, grpc, admin and ops on the first, second and fourth after it (default: free ports)")
 	cmd.MarkFlagsMutuallyExclusive("setup-only", "serve")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
@@ -133,6 +135,9 @@ func demo(cmd *cobra.Command, dir string, basePort int) (err error) {
 		return err
 	}
 	if err := demoCalls(ctx, s, d); err != nil {
+		return err
+	}
+	if err := demoBackup(ctx, s, d); err != nil {
 		return err
 	}
 	if err := console.Dial(d.cfg.MachineSocket()).Seal(ctx); err != nil {
@@ -262,6 +267,29 @@ func demoCalls(ctx context.Context, s *story, d *demoDir) error {
 	return s.refused("a call from 127.0.0.2", fromElsewhere(ctx, d, app), fault.IPNotAllowed)
 }
 
+// demoBackup makes a backup and a copy of the destruction keys, and has both opened.
+func demoBackup(ctx context.Context, s *story, d *demoDir) error {
+	o := &options{config: d.path("trikey.yaml")}
+	parts := map[string][]byte{}
+	for _, part := range []string{"create", "epochs"} {
+		answer, err := o.stream(ctx, part, nil)
+		if err != nil {
+			return err
+		}
+		parts[part], err = io.ReadAll(answer)
+		if err := errors.Join(err, answer.Close()); err != nil {
+			return err
+		}
+	}
+	out, err := o.drill(ctx, parts["epochs"], bytes.NewReader(parts["create"]))
+	if err != nil {
+		return err
+	}
+	s.tell("Made a backup (%d bytes, sealed) and the copy of the destruction keys that it needs", len(parts["create"]))
+	s.detail("restored into a throw-away directory: %d keys, %d versions open", out.Keys, out.Opened)
+	return nil
+}
+
 // fromElsewhere calls with good credentials from an address that is not on the
 // whitelist.
 func fromElsewhere(ctx context.Context, d *demoDir, app v1.Credentials) error {
@@ -303,12 +331,17 @@ func demoServe(cmd *cobra.Command, dir string, basePort int) error {
 	if err == nil {
 		select {
 		case err = <-server.exited:
-			return fmt.Errorf("the service ended (%w):\n%s", err, server.output)
+			if err == nil && ctx.Err() != nil { // Ctrl-C reaches both
+				return nil
+			}
+			return fmt.Errorf("the service ended (%w):\n%s", cmp.Or(err, errEnded), server.output)
 		case <-ctx.Done():
 		}
 	}
 	return errors.Join(err, server.stop())
 }
+
+var errEnded = errors.New("nobody has asked for it here")
 
 // demoOpen unseals, makes a key and an app where there are none, and prints what to
 // try.
@@ -346,6 +379,7 @@ The service is open at https://%[1]s, with key 7 and an app that may use it. Try
 
   bin/trikey key list --config %[2]s/trikey.yaml
   bin/trikey machine status --config %[2]s/trikey.yaml
+  bin/trikey backup create --out backup.tkb --config %[2]s/trikey.yaml
 
 Ctrl-C ends it; %[2]s stays for the next time.
 `, cfg.API.Listen, dir, cfg.Ops.Listen)

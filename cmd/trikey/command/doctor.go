@@ -214,7 +214,8 @@ func (d *doctor) store(ctx context.Context) {
 	case errors.Is(err, fault.Sealed):
 		d.add("key store", stateNote, "the machine is sealed: that every record opens is seen when its cards are given")
 		return
-	case !errors.Is(err, fault.Unavailable):
+	case !errors.Is(err, fault.Unavailable) || !unreached(err):
+		// The service has it open, and says why it does not serve it.
 		d.add("key store", stateFinding, "%v", err)
 		return
 	}
@@ -225,6 +226,13 @@ func (d *doctor) store(ctx context.Context) {
 	if len(findings) == 0 {
 		d.add("key store", stateOK, "the file is whole: %d records; the service does not run, so none was opened", records)
 	}
+}
+
+// unreached reports whether an error says that no service answers, and not what one has
+// answered.
+func unreached(err error) bool {
+	var dial *net.OpError
+	return errors.As(err, &dial)
 }
 
 // certificate looks at how long the service's certificate is good.

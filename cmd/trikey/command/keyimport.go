@@ -41,7 +41,7 @@ func newImportBegin(o *options) *cobra.Command {
 				return err
 			}
 			return o.print(cmd, out, func(w io.Writer) {
-				fmt.Fprintf(w, "import %s, until %s\n%s", out.ID, date(out.Expires.Round(time.Second)), out.PublicKey)
+				fmt.Fprintf(w, "import %s, until %s\nSHA-256 of the public key %s\n%s", out.ID, date(out.Expires.Round(time.Second)), out.Fingerprint, out.PublicKey)
 			})
 		},
 	}
@@ -67,6 +67,7 @@ func newImportFinish(o *options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&id, "id", "", "the import's id, as begin told it, required")
 	cmd.Flags().StringVar(&file, "in", "-", "file with the blob; - is standard input")
+	cmd.Flags().Uint32Var(&in.Version, "version", 0, "number of its first version (default 1): what was sealed elsewhere opens under the index and version that it names")
 	newKeyFlags(cmd, &in.NewKey)
 	_ = cmd.MarkFlagRequired("id")
 	return cmd
@@ -84,13 +85,4 @@ func readBlob(cmd *cobra.Command, file string) ([]byte, error) {
 		r = f
 	}
 	return io.ReadAll(io.LimitReader(r, keyimport.BlobSize+1))
-}
-
-func newKeyExport(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "export KEY", Short: "Export a business key; refused: no machine of this release wraps a key to another's", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.admin(cmd.Context(), http.MethodPost, "keys/"+url.PathEscape(args[0])+"/export", nil, nil)
-		},
-	}
 }

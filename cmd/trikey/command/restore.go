@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func (o *options) restore(cmd *cobra.Command, r *restoreOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	out, err := o.fill(cmd, n, f, *r.pins)
+	out, err := o.fill(cmd, n, f, checked, *r.pins)
 	if err = errors.Join(err, n.Close()); err != nil {
 		return err
 	}
@@ -132,10 +133,10 @@ func layStaging(dir string, h backup.Header, epochs []byte) error {
 }
 
 // fill opens the machine with its cards, puts the key store together, and opens all of it.
-func (o *options) fill(cmd *cobra.Command, n *node, f *os.File, pins []string) (out kms.Restored, err error) {
+func (o *options) fill(cmd *cobra.Command, n *node, f *os.File, checked backup.Checked, pins []string) (out kms.Restored, err error) {
 	ctx := cmd.Context()
 	if n.console == nil { // the machines run apart, and are open or not
-		return o.fillOpen(cmd, n, f)
+		return o.fillOpen(cmd, n, f, checked)
 	}
 	failed := eachCard(cmd, n.console, pins, func(ctx context.Context, card hsm.CardID, pin *secret.Bytes) (bool, error) {
 		s, err := n.console.Present(ctx, card, pin)
@@ -151,16 +152,20 @@ func (o *options) fill(cmd *cobra.Command, n *node, f *os.File, pins []string) (
 	case status.State != hsm.Open:
 		return out, fault.New(fault.CardsMissing, "%d of %d cards are given; give all of them to one restore", status.Have, status.Need)
 	}
-	return o.fillOpen(cmd, n, f)
+	return o.fillOpen(cmd, n, f, checked)
 }
 
-// fillOpen is fill where the machine is open.
-func (o *options) fillOpen(cmd *cobra.Command, n *node, f *os.File) (out kms.Restored, err error) {
+// fillOpen is fill where the machine is open. The backup is read a second time, and must be
+// the one that was checked.
+func (o *options) fillOpen(cmd *cobra.Command, n *node, f *os.File, first backup.Checked) (out kms.Restored, err error) {
 	ctx := cmd.Context()
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return out, err
 	}
 	checked, err := backup.Read(ctx, f, n.machine, kms.Fill(ctx, n.store))
+	if err == nil && !bytes.Equal(checked.SHA256, first.SHA256) {
+		err = fault.New(fault.BackupDamaged, "the backup was changed while it was restored; restore a copy that nobody writes to")
+	}
 	if err != nil {
 		return out, err
 	}

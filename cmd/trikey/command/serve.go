@@ -2,29 +2,20 @@ package command
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"strconv"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
+
 	"github.com/trikey/trikey/api"
 	"github.com/trikey/trikey/cmd/trikey/config"
 	"github.com/trikey/trikey/hsm/console"
 	"github.com/trikey/trikey/hsm/submit"
 	"github.com/trikey/trikey/internal/failpoint"
-	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/harden"
-	"github.com/trikey/trikey/internal/unixsock"
 	"github.com/trikey/trikey/kms/audit"
 )
 
@@ -151,7 +142,7 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 	if n.pool != nil {
 		reload.machines = n.changeMachines
 		n.followMachines()
-		slog.Info("trikey is running", "version", version, "machines", cfg.Machines, "api", cfg.API.Listen, "ops", cfg.Ops.Listen)
+		slog.Info("trikey is running", "version", version, "machines", cfg.Machines, "api", cfg.API.Listen, "grpc", cfg.GRPC.Listen, "admin", cfg.Admin.Listen, "ops", cfg.Ops.Listen)
 		return s.run(ctx, reload)
 	}
 	n.startWarm(ctx, cfg)
@@ -240,219 +231,5 @@ func (n *node) startWarm(ctx context.Context, cfg *config.Config) {
 		slog.Error("the machine did not start warm", "error", err)
 	case warm:
 		slog.Warn("the machine was opened without cards, from disk, by its chip (machine.start: warm)")
-	}
-}
-
-// certificate is a listener's, read anew when it has changed.
-type certificate struct {
-	section   string // of the configuration
-	cert, key string
-	current   atomic.Pointer[tls.Certificate]
-}
-
-// certificates are those of all listeners: the API's own, which the others have too unless
-// they are given one.
-type certificates struct {
-	api, grpc, admin, custodians *certificate
-	all                          []*certificate
-}
-
-func newCertificates(cfg *config.Config) (c certificates, err error) {
-	if c.api, err = newCertificate("api", cfg.API.Cert, cfg.API.Key); err != nil {
-		return c, err
-	}
-	c.all = []*certificate{c.api}
-	for _, of := range []struct {
-		section, listen, cert, key string
-		is                         **certificate
-	}{
-		{"grpc", cfg.GRPC.Listen, cfg.GRPC.Cert, cfg.GRPC.Key, &c.grpc},
-		{"admin", cfg.Admin.Listen, cfg.Admin.Cert, cfg.Admin.Key, &c.admin},
-		{"machine.custodians", cfg.Machine.Custodians.Listen, cfg.Machine.Custodians.Cert, cfg.Machine.Custodians.Key, &c.custodians},
-	} {
-		if *of.is = c.api; of.listen == "" || of.cert == "" {
-			continue
-		}
-		if *of.is, err = newCertificate(of.section, of.cert, of.key); err != nil {
-			return c, err
-		}
-		c.all = append(c.all, *of.is)
-	}
-	return c, nil
-}
-
-func newCertificate(section, cert, key string) (*certificate, error) {
-	c := &certificate{section: section, cert: cert, key: key}
-	return c, c.load()
-}
-
-func (c *certificate) load() error {
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-	if err != nil {
-		return fault.Wrap(fault.BadConfig, err, "the TLS certificate and key (%[1]s.cert, %[1]s.key)", c.section)
-	}
-	c.current.Store(&pair)
-	return nil
-}
-
-// config allows TLS 1.3, and 1.2 with forward secrecy and authenticated ciphers only.
-func (c *certificate) config() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		CipherSuites: []uint16{
-			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-		},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
-	}
-}
-
-// servers are the listeners of a process.
-type servers struct {
-	all    []*http.Server
-	rpc    *api.GRPC // nil when there is none
-	starts []func() error
-	failed error
-
-	drain func(context.Context) error // what comes before the end; nil: nothing
-}
-
-func (s *servers) fail(name string, err error) {
-	s.failed = errors.Join(s.failed, fault.Wrap(fault.Unavailable, err, "cannot listen for the %s", name))
-}
-
-func (s *servers) add(name string, l net.Listener, err error, h http.Handler, tlsConfig *tls.Config) {
-	if err != nil {
-		s.fail(name, err)
-		return
-	}
-	server := &http.Server{
-		Handler: h, TLSConfig: tlsConfig,
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug), // handshakes of scanners, mostly
-	}
-	s.all = append(s.all, server)
-	s.starts = append(s.starts, func() error {
-		if tlsConfig != nil {
-			return server.ServeTLS(l, "", "")
-		}
-		return server.Serve(l)
-	})
-}
-
-// tls is a listener over TLS; through says what its connections go through first.
-func (s *servers) tls(name, addr string, cfg *tls.Config, h http.Handler, through ...func(net.Listener) net.Listener) {
-	l, err := net.Listen("tcp", addr)
-	for _, f := range through {
-		if err == nil {
-			l = f(l)
-		}
-	}
-	s.add(name, l, err, h, cfg)
-}
-
-// custodians is a listener that anybody who reaches it may knock at: its clients are of
-// this release or later, and send a few kilobytes.
-func (s *servers) custodians(addr string, c *certificate, h http.Handler) {
-	config := c.config()
-	config.MinVersion = tls.VersionTLS13
-	before := len(s.all)
-	s.tls("custodians", addr, config, h)
-	for _, server := range s.all[before:] {
-		server.ReadTimeout, server.IdleTimeout, server.MaxHeaderBytes = 15*time.Second, 30*time.Second, 8<<10
-	}
-}
-
-// grpc is the data plane over gRPC, if there shall be one.
-func (s *servers) grpc(cfg *config.Config, c *certificate, data api.Config, through func(net.Listener) net.Listener) error {
-	if cfg.GRPC.Listen == "" {
-		return nil
-	}
-	clients, err := withClients(c.config(), cfg.API.ClientCA)
-	if err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", cfg.GRPC.Listen)
-	if err != nil {
-		s.fail("grpc", err)
-		return nil
-	}
-	l, s.rpc = through(l), api.NewGRPC(data, clients)
-	s.starts = append(s.starts, func() error { return s.rpc.Serve(l) })
-	return nil
-}
-
-func (s *servers) plain(name, addr string, h http.Handler) {
-	l, err := net.Listen("tcp", addr)
-	s.add(name, l, err, h, nil)
-}
-
-func (s *servers) unix(name, path string, h http.Handler) {
-	l, err := unixsock.Listen(path)
-	s.add(name+" socket", l, err, h, nil)
-	if n := len(s.all); err == nil && n > 0 {
-		s.all[n-1].WriteTimeout = 0 // people take their time
-		s.all[n-1].ConnContext = unixsock.ConnContext
-	}
-}
-
-// shutdownTime is how long calls under way may take to end.
-const shutdownTime = 15 * time.Second
-
-// run serves until ctx ends or a listener fails.
-func (s *servers) run(ctx context.Context, r *reloader) error {
-	failed := make(chan error, len(s.starts))
-	for _, start := range s.starts {
-		go func() { failed <- start() }()
-	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	reloading, stop := context.WithCancel(ctx)
-	var reloader sync.WaitGroup
-	reloader.Go(func() { r.run(reloading, hangup) })
-	defer reloader.Wait()
-	defer stop()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-		slog.Info("ending, after the calls under way")
-		return s.shutdown()
-	}
-}
-
-// endRPC ends gRPC, beside the other listeners: a client that goes on holds nobody else up.
-func (s *servers) endRPC(ctx context.Context) error {
-	if s.rpc == nil {
-		return nil
-	}
-	return s.rpc.Shutdown(ctx)
-}
-
-func (s *servers) shutdown() (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
-	defer cancel()
-	var failed error
-	rpc := make(chan error, 1)
-	go func() { rpc <- s.endRPC(ctx) }()
-	defer func() { err = errors.Join(err, <-rpc) }()
-	if s.drain != nil {
-		failed = s.drain(ctx)
-	}
-	for _, server := range s.all {
-		failed = errors.Join(failed, server.Shutdown(ctx))
-	}
-	return failed
-}
-
-func (s *servers) close() {
-	if s.rpc != nil {
-		_ = s.rpc.Close()
-	}
-	for _, server := range s.all {
-		_ = server.Close()
 	}
 }

@@ -1,5 +1,5 @@
-// Package kwp is the sender's half of AES key wrap with padding, for tests: the product
-// only unwraps.
+// Package kwp is the sender's half of AES key wrap with padding, for tests: written apart
+// from the product's, so that one mistake is not in both.
 package kwp
 
 import (
