@@ -325,6 +325,7 @@ func TestRecordPutBack(t *testing.T) {
 		}
 	}
 	const app = "g1/apps/app/im"
+	older := s.read("data", "store.db")
 	var wide keystore.Entry
 	store(func(db keystore.Store) (err error) { wide, err = db.Get(t.Context(), app); return err })
 	s.open()
@@ -373,5 +374,15 @@ func TestRecordPutBack(t *testing.T) {
 	r := s.run("doctor", "-o", "json")
 	if err := json.Unmarshal([]byte(r.out), &report); err != nil || r.code != 6 || !strings.Contains(fmt.Sprint(report.Checks), "record keys/0000000009: not a sealed record") {
 		t.Errorf("doctor: %+v, %v", r, err)
+	}
+	// The whole store of before is served, as a backup is; doctor tells of it, where the
+	// newer one was once begun with.
+	s.write(s.path("data", "store.db"), whole)
+	s.open()
+	s.stop()
+	s.write(s.path("data", "store.db"), older)
+	s.open()
+	if r := s.run("doctor"); r.code != 6 || !strings.Contains(r.out, "the whole store was put back") {
+		t.Errorf("doctor: %+v", r)
 	}
 }
