@@ -90,17 +90,21 @@ var accesses = map[string]access{
 	"POST /admin/v1/backup/verify": {roles: admins, streams: true},
 	"POST /admin/v1/backup/drill":  {roles: admins, streams: true},
 
-	"POST /admin/v1/login":            {open: true, person: true},
-	"POST /admin/v1/enrol":            {open: true, person: true},
-	"GET /admin/v1/session":           {roles: everybody, person: true},
-	"POST /admin/v1/session/logout":   {roles: everybody, person: true},
-	"POST /admin/v1/session/step-up":  {roles: everybody, person: true},
-	"POST /admin/v1/session/password": {roles: everybody, person: true},
+	"POST /admin/v1/login":             {open: true, person: true},
+	"POST /admin/v1/login/oidc/begin":  {open: true, person: true},
+	"POST /admin/v1/login/oidc/finish": {open: true, person: true},
+	"POST /admin/v1/enrol":             {open: true, person: true},
+	"GET /admin/v1/session":            {roles: everybody, person: true},
+	"POST /admin/v1/session/logout":    {roles: everybody, person: true},
+	"POST /admin/v1/session/step-up":   {roles: everybody, person: true},
+	"POST /admin/v1/session/password":  {roles: everybody, person: true},
 
 	"GET /admin/v1/people":                   {roles: everybody},
 	"POST /admin/v1/people":                  {roles: officers, stepUp: true, approve: approvePerson},
 	"POST /admin/v1/people/{person}/reset":   {roles: officers, stepUp: true, approve: approveReset},
 	"POST /admin/v1/people/{person}/disable": {roles: officers, stepUp: true, approve: approveDisable},
+
+	"POST /admin/v1/people/{person}/bind-oidc": {roles: officers, stepUp: true, approve: approveBind},
 
 	"GET /admin/v1/approvals":              {roles: everybody},
 	"GET /admin/v1/approvals/{id}":         {roles: everybody},

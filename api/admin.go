@@ -17,6 +17,7 @@ import (
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/auth"
 	"github.com/trikey/trikey/kms/lockout"
+	"github.com/trikey/trikey/kms/oidc"
 	"github.com/trikey/trikey/kms/policy"
 )
 
@@ -33,7 +34,7 @@ const maxAdminBody = 64 << 10
 // in access.go.
 func NewAdmin(service *kms.Service, log *audit.Log, way Door) chi.Router {
 	r := chi.NewRouter()
-	a := admin{service, log, r, way.Lockout}
+	a := admin{service, log, r, way.Lockout, way.OIDC}
 	d := &door{way, service, log}
 	r.Use(d.authorise, managed(log), d.gate(a))
 	r.Post("/admin/v1/keys", jsonhttp.Handle(maxAdminBody, a.createKey))
@@ -73,6 +74,8 @@ func NewAdmin(service *kms.Service, log *audit.Log, way Door) chi.Router {
 // routePeople adds the routes of people, their sessions, and what they approve.
 func (a admin) routePeople(r chi.Router) {
 	r.Post("/admin/v1/login", jsonhttp.Handle(maxAdminBody, a.login))
+	r.Post("/admin/v1/login/oidc/begin", jsonhttp.Handle(maxAdminBody, a.beginOIDC))
+	r.Post("/admin/v1/login/oidc/finish", jsonhttp.Handle(maxAdminBody, a.finishOIDC))
 	r.Post("/admin/v1/enrol", jsonhttp.Handle(maxAdminBody, a.enrol))
 	r.Get("/admin/v1/session", jsonhttp.Handle(maxAdminBody, a.session))
 	r.Post("/admin/v1/session/logout", jsonhttp.Handle(maxAdminBody, a.logout))
@@ -82,6 +85,7 @@ func (a admin) routePeople(r chi.Router) {
 	r.Post("/admin/v1/people", jsonhttp.Handle(maxAdminBody, a.invite))
 	r.Post("/admin/v1/people/{person}/reset", jsonhttp.Handle(maxAdminBody, a.resetPerson))
 	r.Post("/admin/v1/people/{person}/disable", jsonhttp.Handle(maxAdminBody, a.disablePerson))
+	r.Post("/admin/v1/people/{person}/bind-oidc", jsonhttp.Handle(maxAdminBody, a.bindOIDC))
 	r.Get("/admin/v1/approvals", jsonhttp.Handle(maxAdminBody, a.listApprovals))
 	r.Get("/admin/v1/approvals/{id}", jsonhttp.Handle(maxAdminBody, a.showApproval))
 	r.Post("/admin/v1/approvals/{id}/grant", jsonhttp.Handle(maxAdminBody, a.grantApproval))
@@ -93,6 +97,7 @@ type admin struct {
 	log     *audit.Log
 	routes  chi.Router // itself, for what was approved
 	lockout *lockout.Lockout
+	oidc    *oidc.Client // nil without a provider
 }
 
 // integrity opens every record of the key store anew.

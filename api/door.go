@@ -13,6 +13,7 @@ import (
 	"github.com/trikey/trikey/kms"
 	"github.com/trikey/trikey/kms/audit"
 	"github.com/trikey/trikey/kms/lockout"
+	"github.com/trikey/trikey/kms/oidc"
 	"github.com/trikey/trikey/kms/people"
 )
 
@@ -25,6 +26,7 @@ type Door struct {
 	RequestLife time.Duration // of what waits for approval; approval.MaxLife when zero
 
 	Lockout *lockout.Lockout // of apps, to be unlocked
+	OIDC    *oidc.Client     // that people may log in by; nil without
 }
 
 // LocalUse is what the socket serves as soon as somebody has enrolled as admin, and from then

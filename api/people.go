@@ -58,7 +58,11 @@ func (a admin) login(r *http.Request, in v1.Login) (v1.Session, error) {
 }
 
 func sessionAnswer(s people.Session) v1.Session {
-	return v1.Session{Name: s.Name, Role: string(s.Role), Expires: s.Expires, StepUp: s.Code.Add(people.StepUpLife)}
+	out := v1.Session{Name: s.Name, Role: string(s.Role), Expires: s.Expires}
+	if !s.Code.IsZero() {
+		out.StepUp = s.Code.Add(people.StepUpLife)
+	}
+	return out
 }
 
 func (a admin) enrol(r *http.Request, in v1.Enrol) (v1.Enrolled, error) {
@@ -142,7 +146,11 @@ func (a admin) listPeople(r *http.Request, _ jsonhttp.None) (v1.Batch[v1.Person]
 }
 
 func personAnswer(p people.Person) v1.Person {
-	return v1.Person{Name: p.Name, Role: string(p.Role), State: string(p.State), Created: p.Created}
+	out := v1.Person{Name: p.Name, Role: string(p.Role), State: string(p.State), Created: p.Created}
+	if p.OIDC != nil {
+		out.Issuer, out.Subject = p.OIDC.Issuer, p.OIDC.Subject
+	}
+	return out
 }
 
 func (a admin) invite(r *http.Request, in v1.NewPerson) (v1.Invitation, error) {

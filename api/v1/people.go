@@ -70,6 +70,31 @@ type Person struct {
 	Role    string    `json:"role"`
 	State   string    `json:"state"` // invited, active or disabled
 	Created time.Time `json:"created"`
+	Issuer  string    `json:"issuer,omitempty"`  // of the provider that the person is bound to
+	Subject string    `json:"subject,omitempty"` // there
+}
+
+// BeginOIDC is the body of POST /admin/v1/login/oidc/begin. RedirectURI is
+// http://127.0.0.1:PORT/callback, where the person's program listens (RFC 8252, section 7.3).
+type BeginOIDC struct {
+	RedirectURI string `json:"redirect_uri"`
+}
+
+// BegunOIDC answers it. URL is for the person's browser; the state comes back with the code.
+type BegunOIDC struct {
+	URL   string `json:"url"`
+	State string `json:"state"`
+}
+
+// FinishOIDC is the body of POST /admin/v1/login/oidc/finish; a Session answers.
+type FinishOIDC struct {
+	State string `json:"state"`
+	Code  string `json:"code"`
+}
+
+// BindOIDC is the body of POST /admin/v1/people/{person}/bind-oidc. A subject of "" unbinds.
+type BindOIDC struct {
+	Subject string `json:"subject"`
 }
 
 // Approval is what somebody has asked for, and how it stands. It answers a call that needs

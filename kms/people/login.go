@@ -32,7 +32,7 @@ func (g *Registry) Login(ctx context.Context, name string, password *secret.Byte
 	if err != nil {
 		return "", Session{}, err
 	}
-	token, s = g.begin(p)
+	token, s = g.begin(p, true)
 	return token, s, nil
 }
 

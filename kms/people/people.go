@@ -78,6 +78,8 @@ type Person struct {
 	Step uint64 `json:"totp_step,omitzero"`
 	// Credentials counts how often password or codes were set: sessions end with theirs.
 	Credentials uint32 `json:"credentials,omitzero"`
+	// OIDC is who the person is at an OpenID Connect provider, where that may let them in.
+	OIDC *Subject `json:"oidc,omitzero"`
 }
 
 // Actor is how the audit log names a person.

@@ -50,13 +50,17 @@ func (s *session) over(now time.Time) bool {
 	return now.Sub(s.begun) >= SessionLife || now.Sub(s.used) >= SessionIdle
 }
 
-// begin begins a session.
-func (g *Registry) begin(p Person) (token string, s Session) {
+// begin begins a session, with a code that was given or without.
+func (g *Registry) begin(p Person, withCode bool) (token string, s Session) {
 	var raw [32]byte
 	_, _ = rand.Read(raw[:]) // never fails
 	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(raw[:])
 	digest := sha256.Sum256([]byte(token))
 	now := g.now()
+	var code time.Time
+	if withCode {
+		code = now
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var oldest tokenDigest
@@ -75,8 +79,8 @@ func (g *Registry) begin(p Person) (token string, s Session) {
 	if own >= maxSessions {
 		delete(g.sessions, oldest)
 	}
-	g.sessions[digest] = &session{name: p.Name, credentials: p.Credentials, begun: now, used: now, code: now}
-	return token, Session{Person: p, Expires: now.Add(SessionLife), Code: now, digest: digest, checked: now}
+	g.sessions[digest] = &session{name: p.Name, credentials: p.Credentials, begun: now, used: now, code: code}
+	return token, Session{Person: p, Expires: now.Add(SessionLife), Code: code, digest: digest, checked: now}
 }
 
 var errSession = fault.New(fault.Unauthorized, "you are not logged in, or your session has ended; log in (trikey login)")

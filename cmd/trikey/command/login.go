@@ -21,8 +21,8 @@ import (
 
 // loginFlags are the flags of login.
 type loginFlags struct {
-	addr, caCert, name string
-	enrol, stepUp      bool
+	addr, caCert, name  string
+	enrol, stepUp, oidc bool
 }
 
 func newLogin(o *options) *cobra.Command {
@@ -35,7 +35,8 @@ has no configuration.
 
 With --enrol you take an invitation up: you type both halves of its code, choose a
 password, and add the service to your authenticator. With --step-up you give another
-code, for what is sensitive.
+code, for what is sensitive. With --oidc a link is printed, for a browser at this computer:
+you log in at the service's OpenID Connect provider, and give a code here when you need one.
 
 Nothing secret is taken as an argument. Where there is no terminal, the lines of standard
 input are the answers, in the order of the questions.`,
@@ -48,7 +49,8 @@ input are the answers, in the order of the questions.`,
 	cmd.Flags().StringVar(&f.name, "name", "", "your name (default: it is asked for)")
 	cmd.Flags().BoolVar(&f.enrol, "enrol", false, "take an invitation up")
 	cmd.Flags().BoolVar(&f.stepUp, "step-up", false, "give another code in the session that you have")
-	cmd.MarkFlagsMutuallyExclusive("enrol", "step-up")
+	cmd.Flags().BoolVar(&f.oidc, "oidc", false, "log in at the OpenID Connect provider of the service")
+	cmd.MarkFlagsMutuallyExclusive("enrol", "step-up", "oidc")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ask := newAsker(cmd)
 		if f.stepUp {
@@ -57,6 +59,9 @@ input are the answers, in the order of the questions.`,
 		where, err := o.where(f)
 		if err != nil {
 			return err
+		}
+		if f.oidc {
+			return o.loginOIDC(cmd, where)
 		}
 		if f.name == "" {
 			if f.name, err = ask.line("Name: "); err != nil {

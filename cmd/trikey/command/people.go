@@ -25,7 +25,7 @@ officer asks for a person, and another person approves it. A new person enrols w
 two halves of a code: one is told to who asks, the other to who approves (for the first
 of a role both are told at once).`,
 	}
-	cmd.AddCommand(newAdminCreate(o), newAdminReset(o), newAdminList(o), newAdminDisable(o), newAdminPassword(o))
+	cmd.AddCommand(newAdminCreate(o), newAdminReset(o), newAdminList(o), newAdminDisable(o), newAdminBind(o), newAdminPassword(o))
 	return cmd
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/trikey/trikey/internal/failpoint"
 	"github.com/trikey/trikey/internal/harden"
 	"github.com/trikey/trikey/kms/audit"
+	"github.com/trikey/trikey/kms/oidc"
 )
 
 func newServe(o *options) *cobra.Command {
@@ -130,7 +131,14 @@ func serve(ctx context.Context, cfg *config.Config, path string, read func() (*c
 		return err
 	}
 	s.plain("ops", cfg.Ops.Listen, api.NewOps(n.service, metrics, n.audit))
-	n.doors(s, cfg.Admin, cfg.AdminSocket(), certs.admin, g)
+	provider, err := newOIDC(cfg.Admin.OIDC)
+	if err != nil {
+		return err
+	}
+	if provider != nil {
+		defer func() { err = errors.Join(err, provider.Close()) }()
+	}
+	n.doors(s, cfg.Admin, cfg.AdminSocket(), certs.admin, g, provider)
 	if s.failed != nil {
 		return s.failed
 	}
@@ -169,8 +177,8 @@ func (n *node) consoles(s *servers, cfg *config.Config, c *certificate) error {
 }
 
 // doors opens the two ways in to the admin API: the socket, and the listener for people.
-func (n *node) doors(s *servers, cfg config.Admin, socket string, c *certificate, g *gate) {
-	way := api.Door{Local: api.LocalUse(cfg.Local), Approval: api.ApprovalMode(cfg.Approval), RequestLife: cfg.RequestLife, Lockout: g.guard.Lockout}
+func (n *node) doors(s *servers, cfg config.Admin, socket string, c *certificate, g *gate, provider *oidc.Client) {
+	way := api.Door{OIDC: provider, Local: api.LocalUse(cfg.Local), Approval: api.ApprovalMode(cfg.Approval), RequestLife: cfg.RequestLife, Lockout: g.guard.Lockout}
 	s.unix("admin", socket, api.NewAdmin(n.service, n.audit, way))
 	if cfg.Listen != "" {
 		way.Remote = true

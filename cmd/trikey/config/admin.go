@@ -1,6 +1,8 @@
 package config
 
 import (
+	"net/netip"
+	"net/url"
 	"slices"
 	"time"
 
@@ -16,6 +18,36 @@ type Admin struct {
 	Local       string        `yaml:"local"`        // full, the default, recovery or none: the socket once an admin has enrolled
 	Approval    string        `yaml:"approval"`     // people, the default, off or always: when another person must approve what is dangerous
 	RequestLife time.Duration `yaml:"request_life"` // how long a request waits for approval; 24h at most
+	OIDC        OIDC          `yaml:"oidc"`
+}
+
+// OIDC is the OpenID Connect provider that people may log in by.
+type OIDC struct {
+	Issuer           string `yaml:"issuer"`             // https URL; "": none
+	ClientID         string `yaml:"client_id"`          // of this service there
+	ClientSecretFile string `yaml:"client_secret_file"` // mode 0600; "": a public client
+	CA               string `yaml:"ca"`                 // PEM file; "": the system's authorities
+}
+
+func (o *OIDC) check() error {
+	if o.Issuer == "" {
+		if *o != (OIDC{}) {
+			return fault.New(fault.BadConfig, "admin.oidc: issuer is missing")
+		}
+		return nil
+	}
+	u, err := url.Parse(o.Issuer)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fault.New(fault.BadConfig, "admin.oidc.issuer: is not a URL like https://HOST/PATH")
+	}
+	at, _ := netip.ParseAddr(u.Hostname())
+	if u.Scheme != "https" && (u.Scheme != "http" || !at.IsLoopback()) {
+		return fault.New(fault.BadConfig, "admin.oidc.issuer: is not https; http is for a provider at a loopback address")
+	}
+	if o.ClientID == "" {
+		return fault.New(fault.BadConfig, "admin.oidc.client_id: is missing; register the service at the provider as a native application")
+	}
+	return nil
 }
 
 func defaultAdmin() Admin {
@@ -40,5 +72,5 @@ func (a *Admin) check() error {
 	if a.Listen == "" && a.Local == "none" {
 		return fault.New(fault.BadConfig, "admin: with local none and no listen nobody could manage the service")
 	}
-	return nil
+	return a.OIDC.check()
 }

@@ -306,7 +306,7 @@ func (c *Config) resolve(dir string) error {
 	paths := []*string{
 		&c.Data, &c.Audit.Dir, &c.API.Cert, &c.API.Key, &c.API.ClientCA, &c.GRPC.Cert, &c.GRPC.Key, &c.CA, &c.Machine.Chip.Module, &c.Machine.Chip.PINFile,
 		&c.Store.CA, &c.Store.Cert, &c.Store.Key, &c.Store.PasswordFile,
-		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile, &c.Admin.Cert, &c.Admin.Key,
+		&c.Machine.Custodians.Cert, &c.Machine.Custodians.Key, &c.Alerts.Webhook.CA, &c.Alerts.Webhook.SecretFile, &c.Admin.Cert, &c.Admin.Key, &c.Admin.OIDC.ClientSecretFile, &c.Admin.OIDC.CA,
 		&c.Machine.Cert, &c.Machine.Key, &c.Machine.ClientCA, &c.Machine.Socket, &c.Link.Cert, &c.Link.Key, &c.Link.CA,
 	}
 	for i := range c.Audit.Ship {
