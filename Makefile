@@ -84,7 +84,7 @@ deps: ## install SoftHSM and a C compiler where they are missing (Debian, Ubuntu
 	echo '#include <stdlib.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || need="$$need gcc libc6-dev"; \
 	$(install)
 
-test-deps: deps ## install what the tests drive too: a software TPM, etcd, network tools, OpenSSL, Node's library for signed requests
+test-deps: deps ## install what the tests drive too: a software TPM, etcd, network tools, OpenSSL, what Node runs: signed requests, an OpenID Connect provider
 	@need=; \
 	command -v etcd >/dev/null || need=etcd-server; \
 	command -v swtpm >/dev/null || need="$$need swtpm"; \
