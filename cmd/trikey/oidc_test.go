@@ -211,13 +211,13 @@ func TestOIDCRefused(t *testing.T) {
 	o.ok("admin", "disable", "aud")
 	refused("a disabled person", o.loginAt("sub-aud"))
 
-	where, state := o.beginOIDC()
+	where, _ := o.beginOIDC()
 	code := browse(t, where, "sub-ann").Query().Get("code")
 	refused("another state", o.finishOIDC("another", code))
 	_, second := o.beginOIDC()
 	refused("a code of another flow", o.finishOIDC(second, code)) // its verifier is another
 	good()
-	where, state = o.beginOIDC()
+	where, state := o.beginOIDC()
 	code = browse(t, where, "sub-ann").Query().Get("code")
 	if a := o.finishOIDC(state, code); a.status != 200 {
 		t.Fatalf("ann: %d %s", a.status, a.raw)

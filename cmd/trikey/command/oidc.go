@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -106,8 +107,10 @@ func awaitCode(ctx context.Context, l net.Listener, state string) (string, error
 	if server.Shutdown(ending) != nil {
 		_ = server.Close()
 	}
-	<-done
+	served := <-done
 	switch {
+	case q == nil && !errors.Is(served, http.ErrServerClosed):
+		return "", served
 	case q == nil:
 		return "", fault.New(fault.Unauthorized, "nobody logged in at the provider; begin again (trikey login --oidc)")
 	case q.Get("code") == "":
