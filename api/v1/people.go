@@ -16,7 +16,7 @@ type Session struct {
 	Name    string    `json:"name"`
 	Role    string    `json:"role"`
 	Expires time.Time `json:"expires"`
-	StepUp  time.Time `json:"step_up_until"` // until then nothing asks for another code
+	StepUp  time.Time `json:"step_up_until,omitzero"` // until then nothing asks for another code
 }
 
 // Enrol is the body of POST /admin/v1/enrol: an invitation is taken up.
