@@ -32,7 +32,7 @@ run: build ## run a service to try by hand, in .run; Ctrl-C ends it
 test: test-deps ## run every test
 	@packages=$$($(GO) list ./...) || exit 1; \
 	set -x; $(GO) test -race -timeout 15m $$(grep -v '$(NORACE)' <<<"$$packages")
-	$(GO) test -timeout 15m ./cmd/...
+	$(GO) test -timeout 20m ./cmd/...
 
 lint: deps ## formatting, vet, linters, import direction, module files
 	@unformatted=$$($(TOOL) gofumpt -l .) || exit 1; \
