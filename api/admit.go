@@ -73,13 +73,13 @@ func claimed(r *http.Request) string {
 }
 
 // admit finds out who calls, for those who are let so far. It is for every way in.
-func (s *server) admit(r *http.Request) (*auth.Caller, error) {
+func (s *server) admit(r *http.Request, from netip.Addr) (*auth.Caller, error) {
 	for _, name := range single {
 		if len(r.Header[name]) > 1 {
 			return nil, fault.New(fault.BadRequest, "%s: given twice", name)
 		}
 	}
-	caller, err := s.cfg.Guard.Admit(claimed(r), s.clientAddr(r), func() (*auth.Caller, error) { return s.identify(r) })
+	caller, err := s.cfg.Guard.Admit(claimed(r), from, func() (*auth.Caller, error) { return s.identify(r, from) })
 	if code := fault.CodeOf(err); code == fault.LockedOut || code == fault.RateLimited {
 		s.cfg.Metrics.authFailure(string(code)) // identify was not asked
 	}

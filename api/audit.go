@@ -49,7 +49,7 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // recordEnd records how a stream ended, whose beginning is recorded with its key.
 func (s *server) recordEnd(op string, r *request, err error) error {
-	event := audit.Event{Kind: audit.Data, Op: op, Phase: audit.End, Actor: r.caller.Name, Address: s.clientAddr(r.Request).String()}
+	event := audit.Event{Kind: audit.Data, Op: op, Phase: audit.End, Actor: r.caller.Name, Address: r.from.String()}
 	s.describe(&r.calls[0]).fill(&event)
 	event.Items, event.Outcome = r.items, audit.Outcome(err)
 	return s.cfg.Audit.Operation(event)
@@ -68,7 +68,7 @@ func (s *server) record(op string, r *request, err error) error {
 
 // events are one for each key, version and outcome.
 func (s *server) events(op string, r *request, err error) []audit.Event {
-	event := audit.Event{Kind: audit.Data, Op: op, Address: s.clientAddr(r.Request).String()}
+	event := audit.Event{Kind: audit.Data, Op: op, Address: r.from.String()}
 	if r.caller != nil {
 		event.Actor = r.caller.Name
 	}
@@ -131,7 +131,7 @@ func (s *server) recordFailure(op string, r *request, err error) error {
 	if code == fault.Sealed || code == fault.Unavailable {
 		return err
 	}
-	e := audit.Event{Op: op, Address: s.clientAddr(r.Request).String(), Outcome: string(code)}
+	e := audit.Event{Op: op, Address: r.from.String(), Outcome: string(code)}
 	if r.caller != nil {
 		e.Actor = r.caller.Name
 	} else if name := claimed(r.Request); auth.IsAppKey(name) {

@@ -15,7 +15,7 @@ import (
 
 // identify returns who makes a request, if it may call from where it does. The caller is
 // there beside an error where it is known and not let in all the same.
-func (s *server) identify(r *http.Request) (*auth.Caller, error) {
+func (s *server) identify(r *http.Request, from netip.Addr) (*auth.Caller, error) {
 	apps, err := s.cfg.Service.Apps()
 	if err != nil {
 		return nil, err
@@ -23,7 +23,6 @@ func (s *server) identify(r *http.Request) (*auth.Caller, error) {
 	if err := checkAddress(r); err != nil {
 		return nil, err
 	}
-	from := s.clientAddr(r)
 	method, err := presented(r)
 	if err != nil {
 		s.cfg.Metrics.authFailure("missing")

@@ -164,7 +164,7 @@ func (s *server) revokeToken(r *request, form url.Values) (any, error) {
 // it is made, and how it ended.
 func (s *server) recorded(r *request, op string, details map[string]string, f func(context.Context) error) error {
 	m, err := s.cfg.Audit.Begin(r.Context(), audit.Event{
-		Kind: audit.Admin, Op: op, Actor: r.caller.Name, Address: s.clientAddr(r.Request).String(), Details: details,
+		Kind: audit.Admin, Op: op, Actor: r.caller.Name, Address: r.from.String(), Details: details,
 	})
 	if err != nil {
 		return err

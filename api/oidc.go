@@ -42,16 +42,7 @@ func (a admin) finishOIDC(r *http.Request, in v1.FinishOIDC) (v1.Session, error)
 		subject, err := provider.Finish(ctx, in.State, in.Code)
 		return people.Subject{Issuer: provider.Issuer(), Subject: subject}, err
 	})
-	loggedIn := err == nil
-	if err := a.entered(r, "login-oidc", s.Name, registry, err); err != nil {
-		if loggedIn {
-			registry.End(s)
-		}
-		return v1.Session{}, err
-	}
-	out := sessionAnswer(s)
-	out.Token = token
-	return out, nil
+	return a.begun(r, "login-oidc", s.Name, registry, token, s, err)
 }
 
 func (a admin) bindOIDC(r *http.Request, in v1.BindOIDC) (v1.Person, error) {

@@ -45,9 +45,14 @@ func (a admin) login(r *http.Request, in v1.Login) (v1.Session, error) {
 	}
 	defer password.Wipe()
 	token, s, err := registry.Login(r.Context(), in.Name, password, in.Code, fromOf(r))
-	loggedIn := err == nil
-	if err := a.entered(r, "login", in.Name, registry, err); err != nil {
-		if loggedIn {
+	return a.begun(r, "login", in.Name, registry, token, s, err)
+}
+
+// begun answers a login, once how it ended is recorded: a session of which there is no
+// record ends.
+func (a admin) begun(r *http.Request, op, name string, registry *people.Registry, token string, s people.Session, failed error) (v1.Session, error) {
+	if err := a.entered(r, op, name, registry, failed); err != nil {
+		if failed == nil {
 			registry.End(s)
 		}
 		return v1.Session{}, err

@@ -10,6 +10,7 @@ package api
 import (
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -92,6 +93,7 @@ type request struct {
 	ref     string              // gRPC: the key that the message names
 	w       http.ResponseWriter // records the request in the audit before it answers
 	in      http.ResponseWriter // the connection's own, for reading the body
+	from    netip.Addr          // where it comes from
 	caller  *auth.Caller        // nil before it is known
 	items   int                 // operations done, for the metrics
 	calls   []kms.Call          // what was done, for the audit
@@ -168,7 +170,8 @@ func (s *server) enter(op string, r *request) error {
 	if err := s.cfg.Audit.Ready(); err != nil {
 		return err
 	}
-	caller, err := s.admit(r.Request)
+	r.from = s.clientAddr(r.Request)
+	caller, err := s.admit(r.Request, r.from)
 	if caller != nil {
 		r.caller = caller // of a stream, it was known before
 	}

@@ -45,7 +45,6 @@ func (g *Guard) Admit(claimed string, from netip.Addr, identify func() (*auth.Ca
 	switch fault.CodeOf(err) {
 	case "":
 		g.Lockout.Passed(claimed, from)
-		caller.From = from
 	case fault.Unauthorized, fault.IPNotAllowed, fault.SignatureInvalid:
 		g.failed(claimed, from)
 	}
