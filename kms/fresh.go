@@ -59,10 +59,7 @@ func (s *Service) readName(ctx context.Context, name string) (uint32, error) {
 	if !keyName.MatchString(name) {
 		return 0, keystore.ErrNotFound
 	}
-	if s.Degraded() != nil {
-		return 0, keystore.ErrUnavailable
-	}
-	r, err := s.keep.Get(ctx, namePrefix+name)
+	r, err := s.get(ctx, namePrefix+name)
 	if err != nil {
 		return 0, err
 	}
@@ -88,12 +85,17 @@ func (s *Service) ReadApp(ctx context.Context, name string) (app *auth.App, fres
 	return app, fresh, err
 }
 
-// read takes a record in as it is now. A store that is known to be away is not waited for.
-func (s *Service) read(ctx context.Context, l *loaded, name string) error {
-	if err := s.Degraded(); err != nil {
-		return keystore.ErrUnavailable
+// get reads a record. A store that is known to be away is not waited for.
+func (s *Service) get(ctx context.Context, name string) (record.Record, error) {
+	if s.Degraded() != nil {
+		return record.Record{}, keystore.ErrUnavailable
 	}
-	r, err := s.keep.Get(ctx, name)
+	return s.keep.Get(ctx, name)
+}
+
+// read takes a record in as it is now.
+func (s *Service) read(ctx context.Context, l *loaded, name string) error {
+	r, err := s.get(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -168,24 +168,15 @@ type Item struct {
 
 // Lock makes the locked form of each wrapped key.
 func (k *Keys) Lock(items []Item) error {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	if k.closed {
-		return errClosed
-	}
-	return k.tree.walk(func(w *walker) error {
-		for i := range items {
-			it := &items[i]
-			key := w.leaf(it.path())
-			if key == nil {
-				return fault.New(fault.KeyDestroyed, "version %d of key %d is destroyed: nothing is kept under that number again", it.Version, it.Index)
-			}
-			sealed, err := alg.WrapKWP(key, []byte(it.Wrapped))
-			if err != nil {
-				return err
-			}
-			it.Locked = Locked(append(binary.BigEndian.AppendUint16(nil, uint16(len(it.Wrapped))), sealed...))
+	return k.each(items, func(it *Item, key []byte) error {
+		if key == nil {
+			return fault.New(fault.KeyDestroyed, "version %d of key %d is destroyed: nothing is kept under that number again", it.Version, it.Index)
 		}
+		sealed, err := alg.WrapKWP(key, []byte(it.Wrapped))
+		if err != nil {
+			return err
+		}
+		it.Locked = Locked(append(binary.BigEndian.AppendUint16(nil, uint16(len(it.Wrapped))), sealed...))
 		return nil
 	})
 }
@@ -193,6 +184,25 @@ func (k *Keys) Lock(items []Item) error {
 // Unlock opens each locked key. Where the destruction key is erased, the wrapped key stays
 // empty.
 func (k *Keys) Unlock(items []Item) error {
+	return k.each(items, func(it *Item, key []byte) error {
+		if key == nil {
+			return nil
+		}
+		sealed := []byte(it.Locked)
+		if len(sealed) < 2 {
+			return altered(it.Leaf)
+		}
+		wrapped := make([]byte, binary.BigEndian.Uint16(sealed))
+		if alg.UnwrapKWP(wrapped, key, sealed[2:]) != nil {
+			return altered(it.Leaf)
+		}
+		it.Wrapped = hsm.WrappedKey(wrapped)
+		return nil
+	})
+}
+
+// each calls f with each item and its destruction key, nil where that is erased.
+func (k *Keys) each(items []Item, f func(it *Item, key []byte) error) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if k.closed {
@@ -200,20 +210,9 @@ func (k *Keys) Unlock(items []Item) error {
 	}
 	return k.tree.walk(func(w *walker) error {
 		for i := range items {
-			it := &items[i]
-			key := w.leaf(it.path())
-			if key == nil {
-				continue
+			if err := f(&items[i], w.leaf(items[i].path())); err != nil {
+				return err
 			}
-			sealed := []byte(it.Locked)
-			if len(sealed) < 2 {
-				return altered(it.Leaf)
-			}
-			wrapped := make([]byte, binary.BigEndian.Uint16(sealed))
-			if alg.UnwrapKWP(wrapped, key, sealed[2:]) != nil {
-				return altered(it.Leaf)
-			}
-			it.Wrapped = hsm.WrappedKey(wrapped)
 		}
 		return nil
 	})

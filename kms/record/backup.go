@@ -2,6 +2,7 @@ package record
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/trikey/trikey/internal/fault"
@@ -13,25 +14,18 @@ import (
 // returns the store's revision of that moment.
 func (k *Keeper) Snapshot(ctx context.Context, f func([]keystore.Write, []Record) error) (int64, error) {
 	r := k.current.get()
+	opener := &Reader{k, r}
 	revision, err := k.Store.Snapshot(ctx, func(writes []keystore.Write) error {
-		var kept []keystore.Write
-		var entries []keystore.Entry
-		var gone []Record
-		for _, w := range writes {
-			name, ours := r.name(w.Name)
-			switch {
-			case ours && w.Delete:
-				gone = append(gone, Record{Name: name})
-			case ours:
-				entries = append(entries, keystore.Entry{Name: w.Name, Value: w.Value})
-			case w.Name != RootEntry:
-				continue
-			}
-			kept = append(kept, w)
+		writes = slices.DeleteFunc(writes, func(w keystore.Write) bool {
+			_, ours := r.name(w.Name)
+			return !ours && w.Name != RootEntry
+		})
+		if len(writes) == 0 {
+			return nil
 		}
-		records, err := k.open(ctx, r, entries)
-		if err == nil && len(kept) > 0 {
-			err = f(kept, inOrder(r, kept, records, gone))
+		records, err := opener.Open(ctx, writes)
+		if err == nil {
+			err = f(writes, records)
 		}
 		for _, r := range records {
 			clear(r.Content) // some are secrets of apps
