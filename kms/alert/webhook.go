@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/trikey/trikey/internal/fault"
 	"github.com/trikey/trikey/internal/secret"
+	"github.com/trikey/trikey/internal/webhook"
 )
 
 // SecretPrefix is what a webhook's secret begins with; base64 of 24 to 64 bytes follows.
@@ -75,10 +75,7 @@ func NewWebhook(url string, roots *x509.CertPool, text *secret.Bytes) (*Webhook,
 }
 
 // Name names the webhook without its path and query, which may be secret.
-func (w *Webhook) Name() string {
-	host, _, _ := strings.Cut(strings.TrimPrefix(w.url, "https://"), "/")
-	return host
-}
+func (w *Webhook) Name() string { return webhook.Host(w.url) }
 
 // Close forgets the secret.
 func (w *Webhook) Close() {
@@ -110,16 +107,7 @@ func (w *Webhook) post(ctx context.Context, m message, now time.Time) error {
 	req.Header.Set("Webhook-Id", m.id)
 	req.Header.Set("Webhook-Timestamp", at)
 	req.Header.Set("Webhook-Signature", signature)
-	res, err := w.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = res.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, res.Body, 64<<10) // so that the connection is used again
-	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s answered %s", w.Name(), res.Status)
-	}
-	return nil
+	return webhook.Deliver(w.client, req, w.Name())
 }
 
 // sign returns the signature of a message, with its scheme.

@@ -147,6 +147,9 @@ type kept struct {
 	Checkpoint string    `json:"checkpoint"`
 }
 
+// line is the checkpoint as a line of that file, and as sinks of lines get it.
+func (c Checkpoint) line() ([]byte, error) { return json.Marshal(kept{c.at.UTC(), string(c.Note)}) }
+
 // signing is the signing goroutine.
 func (l *Log) signing(ctx context.Context) {
 	defer l.running.Done()
@@ -248,7 +251,7 @@ func (l *Log) keep(c Checkpoint) error {
 	if err := unix.Fdatasync(int(l.reader.Fd())); err != nil {
 		return err
 	}
-	line, err := json.Marshal(kept{c.at.UTC(), string(c.Note)})
+	line, err := c.line()
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"log/syslog"
 	"net/http"
@@ -15,9 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/trikey/trikey/internal/fault"
+	"github.com/trikey/trikey/internal/webhook"
 )
 
 // Sink is a place off this host where checkpoints are kept: what an attacker who owns
@@ -131,7 +128,7 @@ func (f FileSink) Ship(_ context.Context, c Checkpoint) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	line, err := json.Marshal(kept{c.at.UTC(), string(c.Note)})
+	line, err := c.line()
 	if err != nil {
 		return err
 	}
@@ -168,10 +165,7 @@ func NewWebhookSink(url, ca string) (*WebhookSink, error) {
 }
 
 // Name is that of Sink. It has no path and no query: those may be secret.
-func (w *WebhookSink) Name() string {
-	host, _, _ := strings.Cut(strings.TrimPrefix(w.url, "https://"), "/")
-	return "webhook:" + host
-}
+func (w *WebhookSink) Name() string { return "webhook:" + webhook.Host(w.url) }
 
 // Ship posts the checkpoint; any answer of 2xx means that it is there.
 func (w *WebhookSink) Ship(ctx context.Context, c Checkpoint) error {
@@ -180,16 +174,7 @@ func (w *WebhookSink) Ship(ctx context.Context, c Checkpoint) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "text/plain; charset=utf-8")
-	res, err := w.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = res.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, res.Body, 64<<10) // so that the connection is used again
-	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s answered %s", w.Name(), res.Status)
-	}
-	return nil
+	return webhook.Deliver(w.client, req, w.Name())
 }
 
 // SyslogSink sends checkpoints to a syslog daemon's unix socket, each as one message.
@@ -205,7 +190,7 @@ func (s SyslogSink) Ship(_ context.Context, c Checkpoint) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	line, err := json.Marshal(kept{c.at.UTC(), string(c.Note)})
+	line, err := c.line()
 	if err != nil {
 		return err
 	}
